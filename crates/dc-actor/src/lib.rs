@@ -1,0 +1,1 @@
+//! The actor system on kameo: kinds, spawn, names, refs, tell, ask, request, grains.

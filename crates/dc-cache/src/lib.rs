@@ -1,0 +1,1 @@
+//! The routing table: published snapshots of the control plane, kept in step by one task.

@@ -1,0 +1,1 @@
+//! One datacenter's members, its leader and its name directory.

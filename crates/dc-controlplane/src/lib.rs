@@ -1,0 +1,1 @@
+//! The ControlPlane contract, the in-memory plane and the conformance suite.

@@ -1,0 +1,1 @@
+//! The derives of multidc: RemoteActor and RemoteMessage.

@@ -1,0 +1,1 @@
+//! dc-controlplane over NATS JetStream.

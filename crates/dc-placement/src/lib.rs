@@ -1,0 +1,1 @@
+//! Which datacenter and which endpoint: pure functions of a request and a snapshot.

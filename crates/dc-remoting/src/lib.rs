@@ -1,0 +1,1 @@
+//! Links between nodes: frames, lanes, credits, deadlines, peer identity, RTT.

@@ -1,0 +1,1 @@
+//! Actors across datacenters: spawn, name and message actors in any of your datacenters.
