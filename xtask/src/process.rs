@@ -124,11 +124,8 @@ impl Group {
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         use std::os::unix::process::CommandExt as _;
         let shown = shown(command);
-        let child = command
-            .process_group(0)
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start `{shown}`"))?;
+        let child =
+            command.process_group(0).stdin(Stdio::null()).spawn().with_context(|| format!("cannot start `{shown}`"))?;
         Ok(Self { child, shown, ended: false })
     }
 
@@ -149,7 +146,7 @@ impl Group {
             if interrupted() {
                 bail!("interrupted: stopping `{}`", self.shown);
             }
-            if limit.is_some_and(|limit| since(start) >= limit) {
+            if let Some(limit) = limit.filter(|limit| since(start) >= *limit) {
                 bail!("`{}` did not end within {limit:?}", self.shown);
             }
             std::thread::sleep(POLL);
