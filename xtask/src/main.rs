@@ -5,19 +5,33 @@
 //!
 //! Reading order: [`Task`], then the module of the task in question.
 
+mod check;
+mod demo;
+mod deny;
+mod features;
+mod guarantees;
+mod integration;
 mod layers;
+mod lint;
+mod msrv;
 mod process;
 mod protoc;
 mod servers;
 mod test;
 mod workspace;
 
+use std::process::ExitCode;
+
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use servers::Servers;
 use workspace::Workspace;
 
 /// Tasks of this repository. Servers and tools that a task needs, it gets by itself.
+///
+/// First `demo`, to see what this is; then `test`, before and after a change; `check`, before
+/// it is shown to others.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -27,34 +41,100 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Two datacenters of three nodes each, as processes, tell what they can do.
+    ///
+    /// Exits non-zero if any step of the story is not as told.
+    Demo {
+        /// What the datacenters meet on; a server is started for the demo.
+        #[arg(long, value_enum, default_value = "sqlite")]
+        control_plane: demo::Plane,
+        /// Leave everything running after the story, until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+        /// For the story itself.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Run all tests against real servers: `cargo test` with servers and protoc at hand.
     ///
     /// Servers: NATS_SERVER_BIN / ETCD_BIN, else PATH, else Docker images, else Debian packages.
     /// Further words go to `cargo test`: `cargo xtask test -p dc-nats -- p2_`.
     Test {
+        /// For `cargo test`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run the tests that need servers against NATS and etcd in Docker, single and clustered.
+    ///
+    /// Without a Docker engine each test starts its servers from binaries. NATS_IMAGE and
+    /// ETCD_IMAGE name other images than the official ones pinned here.
+    Integration {
+        /// Where the servers run; by default in Docker if an engine answers.
+        #[arg(long, value_enum)]
+        servers: Option<integration::Place>,
+        /// For each test program: `cargo xtask integration -- p2_ --nocapture`.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Everything that a reviewer would refuse; the steps are tasks of their own, below.
+    Check,
+    /// Check that dependencies between our crates point down only.
+    Layers,
+    /// Check that each guarantee in docs/guarantees.md is borne by a test.
+    Guarantees,
+    /// Check that rust-version is stated once and is the highest of our dependencies.
+    Msrv,
+    /// Check format and clippy, warnings being errors.
+    Lint,
+    /// Check that the documentation builds without warnings.
+    Docs,
+    /// Check what each feature brings, that each crate compiles alone, and who needs protoc.
+    Features,
+    /// Check third parties: one door each, licenses, sources, duplicate versions.
+    Deny,
     /// Get NATS and etcd and print where they are: `eval "$(cargo xtask servers)"`.
     ///
     /// After that, plain `cargo test -p dc-nats` finds its server.
     Servers,
-    /// Check that dependencies between our crates point down only.
-    Layers,
+    /// Measure, each figure beside its floor from the same run; all, or those named.
+    Bench {
+        /// Which; `cargo xtask bench list` tells.
+        names: Vec<String>,
+    },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    let Err(error) = run(Cli::parse().task) else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    let code = match error.downcast_ref::<demo::Failed>() {
+        _ if process::interrupted() => 130,
+        Some(failed) => u8::try_from(failed.code).unwrap_or(1),
+        None => 1,
+    };
+    ExitCode::from(code)
+}
+
+fn run(task: Task) -> Result<()> {
     process::watch_signals()?;
-    let cli = Cli::parse();
     let workspace = Workspace::load()?;
-    match cli.task {
+    match task {
+        Task::Demo { control_plane, keep, args } => demo::run(&workspace, control_plane, keep, &args),
         Task::Test { args } => test::run(&workspace, &args),
+        Task::Integration { servers, args } => integration::run(&workspace, servers, &args),
+        Task::Check => check::run(&workspace),
+        Task::Layers => layers::check(&workspace),
+        Task::Guarantees => guarantees::check(&workspace),
+        Task::Msrv => msrv::check(&workspace),
+        Task::Lint => lint::check(&workspace),
+        Task::Docs => lint::docs(&workspace),
+        Task::Features => features::check(&workspace),
+        Task::Deny => deny::check(&workspace),
+        Task::Bench { names } => demo::bench(&workspace, &names),
         Task::Servers => {
             let servers = Servers::acquire(&workspace)?;
             servers.announce();
             servers.print_exports();
             Ok(())
         }
-        Task::Layers => layers::check(&workspace),
     }
 }

@@ -104,10 +104,9 @@ fn is_executable(file: &Path) -> bool {
 pub(crate) fn shown(command: &Command) -> String {
     let mut words: Vec<_> =
         std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
-    if let Some(end) = words.iter().position(|word| word == "--") {
-        if words[0].ends_with("setpriv") {
-            words.drain(..=end);
-        }
+    if words[0].ends_with("setpriv") {
+        let end = words.iter().position(|word| word == "--");
+        words.drain(..end.map_or(0, |end| end + 1));
     }
     words.join(" ")
 }

@@ -15,3 +15,8 @@ pub(crate) fn supply(command: &mut Command) -> Result<()> {
     }
     Ok(())
 }
+
+/// Makes a build that runs protoc fail, whatever this machine has installed.
+pub(crate) fn withhold(command: &mut Command) {
+    command.env("PROTOC", "/nonexistent/protoc-is-not-needed-here");
+}

@@ -25,11 +25,9 @@ pub(crate) struct Package {
     pub(crate) targets: Vec<Target>,
 }
 
-/// One line of a member's manifest.
+/// One line of a member's manifest: normal, build or dev.
 pub(crate) struct Dependency {
     pub(crate) name: String,
-    /// `normal`, `dev` or `build`.
-    pub(crate) kind: String,
 }
 
 /// One thing a member builds.
@@ -80,12 +78,7 @@ impl Package {
     fn parse(value: &Value) -> Result<Self> {
         let dependencies = list_of(value, "dependencies")?
             .iter()
-            .map(|dependency| {
-                Ok(Dependency {
-                    name: text_of(dependency, "name")?.into(),
-                    kind: dependency["kind"].as_str().unwrap_or("normal").into(),
-                })
-            })
+            .map(|dependency| Ok(Dependency { name: text_of(dependency, "name")?.into() }))
             .collect::<Result<_>>()?;
         let targets = list_of(value, "targets")?
             .iter()

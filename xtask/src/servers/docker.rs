@@ -178,13 +178,13 @@ mod tests {
             [PathBuf::from("/lib/x86_64-linux-gnu/libc.so.6"), PathBuf::from("/lib64/ld-linux-x86-64.so.2")]
         );
         assert!(libraries_in("\tlibzz.so => not found\n").is_err(), "an image without it would not start");
-        assert_eq!(libraries_in("\tstatically linked\n").expect("readable"), [PathBuf::new(); 0]);
+        assert!(libraries_in("\tstatically linked\n").expect("readable").is_empty());
     }
 
     #[test]
     fn the_compose_file_has_the_same_pins() {
         let compose = include_str!("../../../tests/docker/compose.yaml");
-        for kind in Kind::ALL {
+        for kind in [Kind::Nats, Kind::Etcd] {
             let wanted = format!("image: ${{{}:-{}}}", variable(kind), pinned(kind));
             assert!(compose.contains(&wanted), "{wanted} is not in compose.yaml");
         }

@@ -8,6 +8,8 @@
 
 pub(crate) mod debian;
 pub(crate) mod docker;
+pub(crate) mod local;
+pub(crate) mod ready;
 pub(crate) mod version;
 
 use std::path::{Path, PathBuf};
@@ -28,8 +30,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 2] = [Self::Nats, Self::Etcd];
-
     /// The program's file name.
     pub(crate) fn program(self) -> &'static str {
         match self {
