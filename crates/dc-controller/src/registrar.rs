@@ -1,0 +1,521 @@
+//! Who may write the record, and what to write next: decisions without I/O.
+//!
+//! Membership nominates, the record decides (D1): its owner stays registrar
+//! while it lives, also when another node leads. The driver asks
+//! [`Registrar::next`] what to do, does it, and feeds the answer back.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use dc_controlplane::{Error, Expected};
+use dc_core::{
+    DataCenter, DataCenterRecord, DataCenterState, DcView, Epoch, IntentKind, NodeEndpoint, NodeId, Owner, StoreId,
+    Version,
+};
+
+use crate::{ControllerEvent, ControllerOptions, RegistrarStatus, Role, TakeOver};
+
+/// Runs of members that are remembered, to tell a dead member from a stranger.
+const MEMBERS_REMEMBERED: usize = 10_000;
+
+/// What the driver is to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing until then, unless something changes.
+    WaitUntil(Instant),
+    /// Read the record and call [`Registrar::on_read`].
+    Read,
+    /// Write this record and call [`Registrar::on_written`].
+    Write(Box<Write>),
+    /// Renew this record and call [`Registrar::on_heartbeat`].
+    Heartbeat(Box<DataCenterRecord>),
+}
+
+/// A write to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// What to write.
+    pub record: DataCenterRecord,
+    /// What must be stored for it to be accepted.
+    pub expected: Expected,
+    /// What it is for.
+    pub cause: Cause,
+}
+
+/// What a write is for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cause {
+    /// The datacenter has no record.
+    Create,
+    /// The record's owner is gone.
+    TakeOver {
+        /// Who had it.
+        from: Owner,
+        /// Why it may be taken.
+        why: TakeOver,
+    },
+    /// Endpoints, state or metadata changed.
+    Update,
+}
+
+/// What was last read of a record that another node owns.
+#[derive(Clone, Debug)]
+struct Observed {
+    record: DataCenterRecord,
+    /// When this version was first seen, on this node's clock.
+    since: Instant,
+    /// How often its version was seen to change under this owner.
+    changes: u32,
+    /// When this owner's record was first seen.
+    first_seen: Instant,
+}
+
+/// The record that this node owns.
+#[derive(Clone, Debug)]
+struct Held {
+    record: DataCenterRecord,
+    /// When the last accepted write was sent.
+    renewed: Instant,
+}
+
+/// The registrar of one node.
+#[derive(Debug)]
+pub struct Registrar {
+    options: ControllerOptions,
+    data_center: DataCenter,
+    me: Owner,
+    /// Whether a renewal keeps the version: then only absence proves silence.
+    renewal_keeps_version: bool,
+    view: DcView,
+    members_seen: HashSet<NodeId>,
+    held: Option<Held>,
+    observed: Option<Observed>,
+    absent: bool,
+    fenced: bool,
+    highest_epoch: Epoch,
+    intent: IntentKind,
+    owns_global: bool,
+    next_heartbeat: Instant,
+    next_read: Instant,
+    retry_at: Option<Instant>,
+    failures: u32,
+    in_use_by: Option<Owner>,
+    last_endpoints: Vec<NodeEndpoint>,
+    events: Vec<ControllerEvent>,
+}
+
+impl Registrar {
+    /// A registrar that has seen nothing yet.
+    pub fn new(options: ControllerOptions, data_center: DataCenter, me: Owner, view: DcView, now: Instant) -> Self {
+        let mut registrar = Self {
+            options,
+            data_center,
+            me,
+            renewal_keeps_version: false,
+            view: DcView { joined: false, members: Vec::new(), ..view },
+            members_seen: HashSet::new(),
+            held: None,
+            observed: None,
+            absent: false,
+            fenced: false,
+            highest_epoch: Epoch(0),
+            intent: IntentKind::Serve,
+            owns_global: false,
+            next_heartbeat: now,
+            next_read: now,
+            retry_at: None,
+            failures: 0,
+            in_use_by: None,
+            last_endpoints: Vec::new(),
+            events: Vec::new(),
+        };
+        registrar.on_view(view, now);
+        registrar
+    }
+
+    /// Whether the backend renews without changing the version ([`Capabilities`](dc_controlplane::Capabilities)).
+    pub fn set_renewal_keeps_version(&mut self, keeps: bool) {
+        self.renewal_keeps_version = keeps;
+    }
+
+    /// Membership changed.
+    pub fn on_view(&mut self, view: DcView, now: Instant) {
+        if self.members_seen.len() > MEMBERS_REMEMBERED {
+            // Years of churn: forget the oldest runs; what they owned is taken over by silence instead.
+            self.members_seen.clear();
+        }
+        self.members_seen.extend(view.members.iter().map(|member| member.node));
+        let endpoints: Vec<_> = view.members.iter().map(dc_core::Member::node_endpoint).collect();
+        if !endpoints.is_empty() {
+            self.last_endpoints = endpoints;
+        }
+        self.view = view;
+        self.next_read = now;
+    }
+
+    /// The operator's intent, as the routing table shows it.
+    pub fn on_intent(&mut self, intent: IntentKind) {
+        self.intent = intent;
+    }
+
+    /// Whether this datacenter still owns anything global: "out" waits for it (P8).
+    pub fn set_owns_global(&mut self, owns: bool) {
+        self.owns_global = owns;
+    }
+
+    /// Something about the own record was seen to change elsewhere: look at once.
+    pub fn look_now(&mut self, now: Instant) {
+        if self.held.is_none() {
+            self.next_read = now;
+        }
+    }
+
+    /// What to do at `now`.
+    pub fn next(&mut self, now: Instant) -> Step {
+        if let Some(retry_at) = self.retry_at {
+            if now < retry_at {
+                return Step::WaitUntil(retry_at);
+            }
+            self.retry_at = None;
+        }
+        if let Some(held) = &self.held {
+            return self.next_as_owner(held, now);
+        }
+        if !self.view.i_lead() {
+            return Step::WaitUntil(now + self.options.leader_check_interval());
+        }
+        if now >= self.next_read {
+            return Step::Read;
+        }
+        self.claim(now).map_or(Step::WaitUntil(self.next_read), |write| Step::Write(Box::new(write)))
+    }
+
+    fn next_as_owner(&self, held: &Held, now: Instant) -> Step {
+        let desired = self.desired(&held.record);
+        if !desired.same_content(&held.record) {
+            let expected = Expected::Version(held.record.version);
+            return Step::Write(Box::new(Write { record: desired, expected, cause: Cause::Update }));
+        }
+        if now >= self.next_heartbeat {
+            return Step::Heartbeat(Box::new(held.record.clone()));
+        }
+        Step::WaitUntil(self.next_heartbeat)
+    }
+
+    /// The record as it should be, one legal state move at a time.
+    fn desired(&self, held: &DataCenterRecord) -> DataCenterRecord {
+        let mut record = held.clone();
+        record.data_center = self.data_center.clone();
+        record.ttl = self.options.lease_ttl();
+        record.owner = self.me.clone();
+        record.handed_over = false;
+        record.state = next_state(held.state, self.intent, self.owns_global);
+        if !self.last_endpoints.is_empty() {
+            record.endpoints = self.last_endpoints.clone();
+        }
+        record
+    }
+
+    /// As nominee: the write that would make this node the owner, if it may (D1).
+    fn claim(&self, now: Instant) -> Option<Write> {
+        let Some(observed) = &self.observed else {
+            return self.absent.then(|| Write {
+                record: self.fresh(),
+                expected: Expected::Absent,
+                cause: Cause::Create,
+            });
+        };
+        let why = self.may_take(observed, now)?;
+        let mut record = self.desired(&observed.record);
+        record.epoch = observed.record.epoch.max(self.highest_epoch).next();
+        // D2: the state is kept, so that a change of leader hides nothing; a state nobody here knows starts anew.
+        if observed.record.state == DataCenterState::Unknown {
+            record.state = DataCenterState::Registered;
+        }
+        let cause = Cause::TakeOver { from: observed.record.owner.clone(), why };
+        Some(Write { record, expected: Expected::Version(observed.record.version), cause })
+    }
+
+    fn may_take(&self, observed: &Observed, now: Instant) -> Option<TakeOver> {
+        let owner = &observed.record.owner;
+        if observed.record.handed_over {
+            return Some(TakeOver::HandedOver);
+        }
+        let silent = now.saturating_duration_since(observed.since) >= observed.record.ttl;
+        if silent {
+            return Some(TakeOver::Silent);
+        }
+        if self.fenced || self.view.member(owner.node).is_some() {
+            return None;
+        }
+        if owner.endpoint == self.me.endpoint {
+            return Some(TakeOver::OwnRestart);
+        }
+        self.members_seen.contains(&owner.node).then_some(TakeOver::OwnerDead)
+    }
+
+    fn fresh(&self) -> DataCenterRecord {
+        DataCenterRecord {
+            data_center: self.data_center.clone(),
+            endpoints: if self.last_endpoints.is_empty() {
+                vec![NodeEndpoint::new(self.me.node, self.me.endpoint.clone())]
+            } else {
+                self.last_endpoints.clone()
+            },
+            state: DataCenterState::Registered,
+            ttl: self.options.lease_ttl(),
+            owner: self.me.clone(),
+            epoch: self.highest_epoch.next(),
+            handed_over: false,
+            written_at_ms: 0,
+            version: Version::new(StoreId(0), 0),
+            unknown: Default::default(),
+        }
+    }
+
+    /// The record as the store showed it; `None`: there is none.
+    pub fn on_read(&mut self, record: Option<DataCenterRecord>, now: Instant) {
+        self.succeeded();
+        self.next_read = now + self.options.leader_check_interval();
+        self.absent = record.is_none();
+        let Some(record) = record else {
+            self.observed = None;
+            self.in_use_by = None;
+            return;
+        };
+        self.highest_epoch = self.highest_epoch.max(record.epoch);
+        if record.owner.node == self.me.node && !record.handed_over {
+            // Our own write, whose answer was lost.
+            self.hold(record, now);
+            return;
+        }
+        self.observe(record, now);
+    }
+
+    fn observe(&mut self, record: DataCenterRecord, now: Instant) {
+        let stranger = !self.members_seen.contains(&record.owner.node) && record.owner.endpoint != self.me.endpoint;
+        let (since, changes, first_seen) = match &self.observed {
+            Some(seen) if seen.record.owner.node != record.owner.node => (now, 0, now),
+            // There, presence is the proof of life: the store removes what is not renewed.
+            Some(seen) if self.renewal_keeps_version => (now, seen.changes, seen.first_seen),
+            Some(seen) if seen.record.version == record.version => (seen.since, seen.changes, seen.first_seen),
+            Some(seen) => (now, seen.changes + 1, seen.first_seen),
+            None => (now, 0, now),
+        };
+        let outlived = now.saturating_duration_since(first_seen) > record.ttl * 2;
+        let alive = changes >= 2 || (self.renewal_keeps_version && outlived);
+        if stranger && alive && !record.handed_over && self.in_use_by.as_ref() != Some(&record.owner) {
+            self.in_use_by = Some(record.owner.clone());
+            self.events.push(ControllerEvent::DataCenterIdInUse {
+                id: self.data_center.id().clone(),
+                by: record.owner.clone(),
+            });
+        } else if !stranger {
+            self.in_use_by = None;
+        }
+        self.observed = Some(Observed { record, since, changes, first_seen });
+    }
+
+    fn hold(&mut self, record: DataCenterRecord, renewed: Instant) {
+        self.highest_epoch = self.highest_epoch.max(record.epoch);
+        self.observed = None;
+        self.absent = false;
+        self.fenced = false;
+        self.in_use_by = None;
+        self.held = Some(Held { record, renewed });
+    }
+
+    /// What became of a write that was sent at `sent`.
+    pub fn on_written(&mut self, write: Write, answer: Result<Version, Error>, sent: Instant, now: Instant) {
+        match answer {
+            Ok(version) => {
+                self.succeeded();
+                let before = self.held.take();
+                self.report(&write, before.as_ref().map(|held| &held.record));
+                let mut record = write.record;
+                record.version = version;
+                self.hold(record, sent);
+                self.next_heartbeat = now + self.options.heartbeat_interval();
+            }
+            Err(error) => self.failed("register", error, now),
+        }
+    }
+
+    fn report(&mut self, write: &Write, before: Option<&DataCenterRecord>) {
+        let epoch = write.record.epoch;
+        match &write.cause {
+            Cause::Create => self.events.push(ControllerEvent::Registered { epoch }),
+            Cause::TakeOver { from, why } => {
+                self.events.push(ControllerEvent::TookOver { from: from.clone(), epoch, why: *why });
+            }
+            Cause::Update => {}
+        }
+        let Some(before) = before else { return };
+        if before.endpoints != write.record.endpoints {
+            self.events.push(ControllerEvent::EndpointsAdvertised { count: write.record.endpoints.len() });
+        }
+        if before.state != write.record.state {
+            self.events.push(ControllerEvent::StateMoved { from: before.state, to: write.record.state });
+        }
+    }
+
+    /// What became of a renewal that was sent at `sent`. `jitter` is the pause until the next.
+    pub fn on_heartbeat(&mut self, answer: Result<Version, Error>, sent: Instant, now: Instant, pause: Duration) {
+        match answer {
+            Ok(version) => {
+                self.succeeded();
+                self.next_heartbeat = now + pause;
+                if let Some(held) = &mut self.held {
+                    held.record.version = version;
+                    held.renewed = sent;
+                }
+                self.events.push(ControllerEvent::Renewed { took: now.saturating_duration_since(sent) });
+            }
+            Err(error) => self.failed("heartbeat", error, now),
+        }
+    }
+
+    /// A read failed.
+    pub fn on_read_failed(&mut self, error: Error, now: Instant) {
+        self.failed("get", error, now);
+    }
+
+    fn failed(&mut self, operation: &'static str, error: Error, now: Instant) {
+        match error {
+            Error::Conflict { stored, .. } => self.lost(stored.map(|record| *record), now),
+            Error::NotFound { .. } => self.lost(None, now),
+            error => {
+                let lease_left = self.held.as_ref().map(|held| {
+                    let lease = dc_core::Lease::new(held.renewed, held.record.ttl);
+                    lease.left(now).unwrap_or_default()
+                });
+                self.events.push(ControllerEvent::StoreFailed { operation, error: error.to_string(), lease_left });
+                self.failures = self.failures.saturating_add(1);
+                self.retry_at = Some(now + self.backoff());
+            }
+        }
+    }
+
+    /// The store holds something else than this node named.
+    fn lost(&mut self, stored: Option<DataCenterRecord>, now: Instant) {
+        self.succeeded();
+        let held = self.held.take();
+        match stored {
+            Some(stored) if stored.owner.node == self.me.node && !stored.handed_over => {
+                // One's own lost write: take the version and go on.
+                let renewed = held.map_or(now, |held| held.renewed);
+                self.hold(stored, renewed);
+                self.next_heartbeat = now;
+            }
+            Some(stored) => {
+                if held.is_some() {
+                    self.fenced = true;
+                    self.events
+                        .push(ControllerEvent::SteppedDown { to: Some(stored.owner.clone()), epoch: stored.epoch });
+                }
+                self.highest_epoch = self.highest_epoch.max(stored.epoch);
+                self.observe(stored, now);
+                self.next_read = now + self.options.leader_check_interval();
+            }
+            None => {
+                // Expired or removed while this node was away. Who leads registers again, under a higher epoch.
+                if let Some(held) = held {
+                    self.highest_epoch = self.highest_epoch.max(held.record.epoch);
+                    if !self.view.i_lead() {
+                        self.events.push(ControllerEvent::SteppedDown { to: None, epoch: held.record.epoch });
+                    }
+                }
+                self.observed = None;
+                self.next_read = now;
+            }
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.failures = 0;
+        self.retry_at = None;
+    }
+
+    /// Doubles from a tenth of a heartbeat up to the heartbeat interval while a lease is held (renewals must not
+    /// wait), up to `max_backoff` otherwise. The driver adds jitter.
+    fn backoff(&self) -> Duration {
+        let base = self.options.heartbeat_interval() / 10;
+        let cap = match self.held {
+            Some(_) => self.options.heartbeat_interval(),
+            None => self.options.max_backoff(),
+        };
+        base.saturating_mul(1 << self.failures.min(16).saturating_sub(1)).min(cap)
+    }
+
+    /// What to write on the way out; `None` where this node owns nothing. The last node removes the record.
+    pub fn goodbye(&self) -> Option<LastWrite> {
+        let held = self.held.as_ref()?;
+        let others: Vec<_> = self.view.members.iter().filter(|m| m.node != self.me.node).collect();
+        if others.is_empty() {
+            return Some(LastWrite::Deregister(held.record.version));
+        }
+        let mut record = held.record.clone();
+        record.endpoints = others.into_iter().map(dc_core::Member::node_endpoint).collect();
+        record.handed_over = true;
+        Some(LastWrite::HandOver(Box::new(record)))
+    }
+
+    /// The record is no longer ours to write.
+    pub fn released(&mut self) {
+        self.held = None;
+    }
+
+    /// Takes what happened since the last call.
+    pub fn take_events(&mut self) -> Vec<ControllerEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The present state.
+    pub fn status(&self) -> RegistrarStatus {
+        let held = self.held.as_ref();
+        RegistrarStatus {
+            role: if held.is_some() { Role::Registrar } else { Role::Follower },
+            epoch: held.map(|h| h.record.epoch).or_else(|| self.observed.as_ref().map(|o| o.record.epoch)),
+            version: held.map(|h| h.record.version),
+            lease_ends: held.map(|h| h.renewed + h.record.ttl),
+            state: held.map(|h| h.record.state),
+            id_in_use_by: self.in_use_by.clone(),
+        }
+    }
+}
+
+/// The last thing that a stopping owner writes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LastWrite {
+    /// Hand the record over: write this, if `record.version` is stored.
+    HandOver(Box<DataCenterRecord>),
+    /// Remove the record, if this version is stored.
+    Deregister(Version),
+}
+
+/// The next state on the way to what the operator wants; the moves are P9's.
+///
+/// ```
+/// use dc_controller::registrar::next_state;
+/// use dc_core::{DataCenterState::*, IntentKind};
+/// assert_eq!(next_state(Registered, IntentKind::Serve, false), Active);
+/// assert_eq!(next_state(Registered, IntentKind::Drain, false), Draining);
+/// assert_eq!(next_state(Active, IntentKind::Out, true), Draining);
+/// assert_eq!(next_state(Draining, IntentKind::Out, true), Draining);
+/// assert_eq!(next_state(Draining, IntentKind::Out, false), Inactive);
+/// assert_eq!(next_state(Inactive, IntentKind::Drain, false), Active);
+/// ```
+pub fn next_state(at: DataCenterState, intent: IntentKind, owns_global: bool) -> DataCenterState {
+    use DataCenterState::*;
+    match (at, intent) {
+        (_, IntentKind::Serve) => Active,
+        // INACTIVE leads only to ACTIVE; the intent already keeps placements away meanwhile (C6).
+        (Inactive, IntentKind::Drain) => Active,
+        (_, IntentKind::Drain) => Draining,
+        (Inactive, IntentKind::Out) => Inactive,
+        (Draining, IntentKind::Out) if !owns_global => Inactive,
+        (_, IntentKind::Out) => Draining,
+    }
+}

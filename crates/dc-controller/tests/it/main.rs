@@ -1,0 +1,3 @@
+//! Tests of dc-controller: the registrar's decisions.
+
+mod registrar;
