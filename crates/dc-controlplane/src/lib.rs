@@ -17,6 +17,8 @@ mod writer;
 
 pub mod codec;
 pub mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
 pub use capabilities::{Capabilities, Durability};
 pub use clock::{TokioClock, wall_ms};
