@@ -244,30 +244,57 @@ fn test_program(workspace: &Workspace, message: &Value) -> Result<Option<TestPro
     }))
 }
 
+impl TestProgram {
+    /// The program as `cargo test` would start it.
+    fn command(&self, args: &[String]) -> Command {
+        let mut command = process::command(&self.path);
+        command.current_dir(&self.dir).args(args);
+        command.env("CARGO_MANIFEST_DIR", &self.dir).env("CARGO_PKG_NAME", &self.package);
+        command
+    }
+
+    /// How many of its tests `args` choose.
+    fn count(&self, args: &[String]) -> Result<usize> {
+        let mut list = self.command(args);
+        let told = process::output(list.args(["--list", "--format", "terse"]), Duration::from_secs(60))?;
+        Ok(told.lines().filter(|line| line.ends_with(": test")).count())
+    }
+
+    fn title(&self) -> String {
+        format!("{} {}", self.package, self.target)
+    }
+}
+
 /// Runs them one after the other, also after one has failed.
 fn run_all(
     workspace: &Workspace,
-    tests: &[TestProgram],
+    programs: &[TestProgram],
     servers: &Servers,
     urls: &[(&str, String)],
     args: &[String],
 ) -> Result<()> {
+    let mut tests = 0;
     let mut failed = Vec::new();
-    for test in tests {
-        eprintln!("\n== {} {}", test.package, test.target);
-        let mut command = process::command(&test.path);
-        command.current_dir(&test.dir).args(args);
-        // What `cargo test` would have set.
-        command.env("CARGO_MANIFEST_DIR", &test.dir).env("CARGO_PKG_NAME", &test.package);
+    for program in programs {
+        let count = program.count(args)?;
+        if count == 0 {
+            continue;
+        }
+        tests += count;
+        eprintln!("\n== {}: {count} tests", program.title());
+        let mut command = program.command(args);
         command.envs(urls.iter().map(|(name, value)| (name, value)));
         test::prepare(workspace, servers, &mut command)?;
         if !process::status(&mut command)?.success() {
-            failed.push(format!("{} {}", test.package, test.target));
+            failed.push(program.title());
         }
+    }
+    if tests == 0 {
+        bail!("no test was run: nothing matches {args:?}");
     }
     if !failed.is_empty() {
         bail!("failed: {}; `cargo xtask integration -- <test name>` runs one test", failed.join(", "));
     }
-    eprintln!("\nintegration: {} test programs passed", tests.len());
+    eprintln!("\nintegration: {tests} tests passed");
     Ok(())
 }

@@ -104,9 +104,12 @@ fn is_executable(file: &Path) -> bool {
 pub(crate) fn shown(command: &Command) -> String {
     let mut words: Vec<_> =
         std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
-    if words[0].ends_with("setpriv") {
+    if words[0].ends_with("/setpriv") {
         let end = words.iter().position(|word| word == "--");
         words.drain(..end.map_or(0, |end| end + 1));
+    }
+    if words[0].ends_with("/cargo") {
+        words[0] = "cargo".into();
     }
     words.join(" ")
 }

@@ -12,7 +12,7 @@ use super::{Kind, Server};
 use crate::process;
 
 /// What a pull may take; 20 MB and 60 MB.
-const PULL: Duration = Duration::from_secs(300);
+const PULL: Duration = Duration::from_secs(180);
 /// What an answer of the engine may take.
 const ANSWER: Duration = Duration::from_secs(20);
 
