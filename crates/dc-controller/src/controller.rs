@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc, time::Instant};
 
 use dc_cache::{CacheTask, RoutingTable, TableEvent};
 use dc_controlplane::{ControlPlane, Error, Expected, Outcome, wall_ms};
-use dc_core::{DataCenter, DataCenterRecord, DcView, IntentKind, Owner, SharedClock, Version};
+use dc_core::{DataCenter, DataCenterRecord, DcView, Owner, SharedClock, Version};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     ControllerEvent, ControllerOptions, RegistrarStatus,
     metrics,
-    registrar::{Cause, LastWrite, Registrar, Step, Write},
+    registrar::{LastWrite, Registrar, Step, Write},
 };
 
 /// Events that a slow reader may fall behind.
@@ -126,7 +126,7 @@ impl Drop for Controller {
     }
 }
 
-fn cache_options(options: &ControllerOptions) -> Result<dc_cache::CacheOptions, dc_core::Invalid> {
+pub(crate) fn cache_options(options: &ControllerOptions) -> Result<dc_cache::CacheOptions, dc_core::Invalid> {
     dc_cache::CacheOptions::builder()
         .cache_refresh_interval(options.cache_refresh_interval())
         .max_cache_staleness(options.max_cache_staleness())
@@ -216,24 +216,18 @@ impl Driver {
     }
 
     fn on_table_event(&mut self, event: Result<TableEvent, broadcast::error::RecvError>) {
-        let concerns_us = match &event {
-            Ok(event) => event.data_center().is_none_or(|id| id == self.data_center.id()),
-            Err(_) => true,
-        };
+        // An event about no datacenter, or events missed, may concern this one.
+        let concerns_us = event.map_or(true, |event| event.id().is_none_or(|id| id == self.data_center.id()));
         if concerns_us {
             self.registrar.look_now(self.clock.now());
         }
     }
 
-    /// Takes the operator's intent from the routing table, once that has been in step.
+    /// Takes the operator's intent from the routing table, once that shows this datacenter.
     fn read_intent(&mut self) {
-        if !self.table.ever_in_step() {
-            return;
+        if let Some(entry) = self.table.snapshot().get(self.data_center.id()) {
+            self.registrar.on_intent(entry.wanted());
         }
-        let snapshot = self.table.snapshot();
-        let intent = snapshot.intent(self.data_center.id()).map_or(IntentKind::Serve, |intent| intent.want);
-        self.intent_known = true;
-        self.registrar.on_intent(intent);
     }
 
     async fn carry_out(&mut self, step: Step) {

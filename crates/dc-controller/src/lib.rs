@@ -7,10 +7,13 @@
 //!
 //! Reading order: [`ControllerOptions`], [`registrar`] (pure decisions), [`Controller`] (the task that carries them out).
 
+mod controller;
 mod events;
+mod metrics;
 mod options;
 
 pub mod registrar;
 
+pub use controller::{Controller, Goodbye, Parts};
 pub use events::{ControllerEvent, RegistrarStatus, Role, TakeOver};
 pub use options::{ControllerOptions, ControllerOptionsBuilder};

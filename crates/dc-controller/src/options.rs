@@ -211,6 +211,8 @@ impl ControllerOptionsBuilder {
             let rule = format!("must exceed cache_refresh_interval ({:?})", o.cache_refresh_interval);
             return Err(Invalid::new("max_cache_staleness", format!("{:?}", o.max_cache_staleness), rule));
         }
+        // The rules of the table's task are its own.
+        crate::controller::cache_options(&o)?;
         Ok(o)
     }
 }
