@@ -17,8 +17,9 @@ mod writer;
 
 pub mod codec;
 pub mod config;
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod memory;
 
 pub use capabilities::{Capabilities, Durability};
 pub use clock::{TokioClock, wall_ms};

@@ -229,3 +229,34 @@ pub async fn p1_a_wiped_store_has_another_id(harness: impl Harness) {
     let fresh = ground.plane().await;
     assert_eq!(fresh.store().await.expect("store"), new.version.store, "P1: clients agree on the new id");
 }
+
+/// P11: a call may be dropped at any time: its write lands whole or not at all, and the client works on.
+pub async fn p11_a_dropped_call_harms_nothing(harness: impl Harness) {
+    let ground = Ground::new(harness).await;
+    let plane = ground.plane().await;
+    let mut held = create(&plane, &sample("dc-1")).await;
+    for round in 0..10_u32 {
+        let takeover = taken_over(&held, u128::from(round) + 2);
+        {
+            let mut write = plane.register(&takeover, Expected::Version(held.version));
+            // Polled a few times, then dropped: before, while or after the request is on its way.
+            for _ in 0..=round {
+                if futures::poll!(write.as_mut()).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        // The same write again: it is accepted, or our own dropped write is in its place.
+        match plane.register(&takeover, Expected::Version(held.version)).await {
+            Ok(version) => held = DataCenterRecord { version, ..takeover },
+            Err(Error::Conflict { stored: Some(stored), .. }) => {
+                assert!(stored.same_content(&takeover), "P11: a dropped write landed in part: {stored:?}");
+                held = *stored;
+            }
+            other => panic!("P11: after a dropped call: {other:?}"),
+        }
+    }
+    let last = ground.read(&plane, held.id(), held.version).await;
+    assert!(last.same_content(&held), "P11: stored {last:?}");
+}

@@ -129,22 +129,28 @@ pub(super) struct Watcher {
 impl Watcher {
     /// The next event, `InStep`s left out; `None` where the watch has ended.
     pub(super) async fn step(&mut self) -> Option<Result<WatchEvent, Error>> {
-        loop {
-            let event = within("an event of the watch", self.patience, self.stream.next()).await?;
-            match &event {
-                Ok(WatchEvent::InStep) => continue,
-                Ok(WatchEvent::ReplayDone { as_of }) => {
-                    assert_eq!(self.as_of, None, "P5: the replay ends once");
-                    self.as_of = Some(*as_of);
-                    self.last = Some(*as_of);
+        let stream = &mut self.stream;
+        let coming = async {
+            loop {
+                let event = stream.next().await;
+                if !matches!(event, Some(Ok(WatchEvent::InStep))) {
+                    return event;
                 }
-                Ok(WatchEvent::Put(record)) => self.in_order(record.version),
-                Ok(WatchEvent::Intent(held)) => self.in_order(held.version),
-                // A removal that a client-side timer found bears the record's version: not ordered.
-                _ => {}
             }
-            return Some(event);
+        };
+        let event = within("an event of the watch", self.patience, coming).await?;
+        match &event {
+            Ok(WatchEvent::ReplayDone { as_of }) => {
+                assert_eq!(self.as_of, None, "P5: the replay ends once");
+                self.as_of = Some(*as_of);
+                self.last = Some(*as_of);
+            }
+            Ok(WatchEvent::Put(record)) => self.in_order(record.version),
+            Ok(WatchEvent::Intent(held)) => self.in_order(held.version),
+            // A removal that a client-side timer found bears the record's version: not ordered.
+            _ => {}
         }
+        Some(event)
     }
 
     fn in_order(&mut self, version: Version) {
