@@ -34,7 +34,7 @@ pub use invalid::Invalid;
 pub use lease::{Expired, Lease};
 pub use record::{DataCenterRecord, Owner};
 pub use selector::{DataCenterSelector, Selector};
-pub use snapshot::Snapshot;
+pub use snapshot::{Entry, Freshness, Seen, Snapshot};
 pub use state::{DataCenterState, IllegalTransition, Routability, routability};
 pub use version::{Epoch, StoreId, Version};
 pub use view::{DcView, Member};

@@ -1,0 +1,98 @@
+//! Which slots carry a name, a region, a zone or a label.
+
+use std::sync::Arc;
+
+use super::{hash, shards::ShardMap, slots::Slots};
+use crate::Routability;
+
+/// Slots by what may be sent there, each list by the id of its entries.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Posting {
+    /// At [`place`]: placements, traffic only, nothing.
+    lists: [Arc<Vec<u32>>; 3],
+}
+
+fn place(class: Routability) -> usize {
+    match class {
+        Routability::Placements => 0,
+        Routability::Traffic => 1,
+        Routability::Nothing => 2,
+    }
+}
+
+impl Posting {
+    /// The lists of what takes at least `at_least`; the others empty.
+    pub(super) fn lists(&self, at_least: Routability) -> [&[u32]; 3] {
+        let last = place(at_least);
+        std::array::from_fn(|at| if at <= last { self.lists[at].as_slice() } else { &[] })
+    }
+
+    /// How many slots take at least `at_least`.
+    pub(super) fn len(&self, at_least: Routability) -> usize {
+        self.lists[..=place(at_least)].iter().map(|list| list.len()).sum()
+    }
+
+    /// Adds a slot, which is full already.
+    pub(super) fn add(&mut self, class: Routability, slot: u32, slots: &Slots) {
+        let list = &mut self.lists[place(class)];
+        let at = list.partition_point(|&other| slots.id(other) < slots.id(slot));
+        Arc::make_mut(list).insert(at, slot);
+    }
+
+    pub(super) fn take(&mut self, class: Routability, slot: u32) {
+        let list = &mut self.lists[place(class)];
+        if let Some(at) = list.iter().position(|&other| other == slot) {
+            Arc::make_mut(list).remove(at);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len(Routability::Nothing) == 0
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Keyed {
+    key: Box<str>,
+    value: Box<str>,
+    posting: Posting,
+}
+
+/// Postings by key and value (of a label; elsewhere the value is empty).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Postings(ShardMap<Arc<Keyed>>);
+
+fn hash_of(key: &str, value: &str) -> u64 {
+    let hash = hash::index(key.as_bytes());
+    if value.is_empty() { hash } else { hash::mix(hash ^ hash::index(value.as_bytes()).rotate_left(29)) }
+}
+
+impl Postings {
+    pub(super) fn get(&self, key: &str, value: &str) -> Option<&Posting> {
+        let is_it = |keyed: &Arc<Keyed>| *keyed.key == *key && *keyed.value == *value;
+        self.0.find(hash_of(key, value), is_it).map(|keyed| &keyed.posting)
+    }
+
+    pub(super) fn add(&mut self, key: &str, value: &str, class: Routability, slot: u32, slots: &Slots) {
+        let hash = hash_of(key, value);
+        let is_it = |keyed: &Arc<Keyed>| *keyed.key == *key && *keyed.value == *value;
+        if let Some(keyed) = self.0.find_mut(hash, is_it) {
+            Arc::make_mut(keyed).posting.add(class, slot, slots);
+            return;
+        }
+        let mut posting = Posting::default();
+        posting.add(class, slot, slots);
+        self.0.insert(hash, Arc::new(Keyed { key: key.into(), value: value.into(), posting }));
+    }
+
+    pub(super) fn take(&mut self, key: &str, value: &str, class: Routability, slot: u32) {
+        let hash = hash_of(key, value);
+        let is_it = |keyed: &Arc<Keyed>| *keyed.key == *key && *keyed.value == *value;
+        let Some(keyed) = self.0.find_mut(hash, is_it) else { return };
+        let posting = &mut Arc::make_mut(keyed).posting;
+        posting.take(class, slot);
+        if posting.is_empty() {
+            self.0.remove(hash, is_it);
+        }
+    }
+}
