@@ -3,11 +3,11 @@
 //! The story itself is told by `multidc-demo` (package `multidc-tests`), which starts the nodes.
 //! We build it and `dcctl`, start the control plane's server, and clean up whatever happens.
 
-use std::process::Command;
+use std::process::ExitStatus;
 
 use anyhow::{Result, bail};
 
-use crate::process::{self, Group};
+use crate::process;
 use crate::protoc;
 use crate::servers::local::Local;
 use crate::servers::{self, Kind, Servers};
@@ -30,12 +30,8 @@ pub(crate) enum Plane {
 
 /// Tells the story; its exit code is ours.
 pub(crate) fn run(workspace: &Workspace, plane: Plane, keep: bool, args: &[String]) -> Result<()> {
-    let mut build = workspace.cargo();
-    // The same flags as for the tests, so that after them nothing is built anew.
-    build.args(["build", "--package", PACKAGE, "--package", "dcctl", "--all-features", "--bins"]);
-    protoc::supply(&mut build)?;
     require_bin(workspace, DEMO)?;
-    process::run(&mut build)?;
+    build(workspace, &["--package", "dcctl"])?;
 
     // Both live until the story has ended; the drops stop the server and remove the data.
     let dir = tempfile::tempdir()?;
@@ -48,19 +44,9 @@ pub(crate) fn run(workspace: &Workspace, plane: Plane, keep: bool, args: &[Strin
         Some(local) => local.url.clone(),
         None => format!("sqlite://{}", dir.path().join("control-plane.db").display()),
     };
-    let bin = workspace.target.join("debug");
-    let mut demo = process::command(bin.join(DEMO));
+    let mut demo = process::command(workspace.target.join("debug").join(DEMO));
     demo.args(["--control-plane-url", &url]).args(keep.then_some("--keep")).args(args);
-    demo.env("MULTIDC_BIN_DIR", &bin).env("DCCTL_BIN", bin.join("dcctl"));
-    let status = process::status(&mut demo)?;
-    if !status.success() {
-        bail!(Failed { what: "the demo", code: status.code().unwrap_or(1) });
-    }
-    Ok(())
-}
-
-fn start(workspace: &Workspace, kind: Kind) -> Result<Local> {
-    Local::start(&servers::acquire(kind, &workspace.target.join("servers"))?)
+    told(process::status(&mut demo)?, "the demo")
 }
 
 /// Runs the benchmarks, all or those named.
@@ -68,14 +54,28 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String]) -> Result<()> {
     require_bin(workspace, BENCH)?;
     let servers = Servers::acquire(workspace)?;
     servers.announce();
-    let mut bench: Command = workspace.cargo();
-    bench.args(["run", "--release", "--all-features", "--package", PACKAGE, "--bin", BENCH, "--"]).args(names);
+    build(workspace, &["--release"])?;
+    let mut bench = process::command(workspace.target.join("release").join(BENCH));
     servers.export(&mut bench);
-    protoc::supply(&mut bench)?;
-    eprintln!("$ {}", process::shown(&bench));
-    let status = Group::spawn(&mut bench)?.wait(None)?;
+    told(process::status(bench.args(names))?, "the benchmark")
+}
+
+/// Builds all programs of ours that demo and benchmarks start.
+fn build(workspace: &Workspace, more: &[&str]) -> Result<()> {
+    let mut build = workspace.cargo();
+    build.args(["build", "--package", PACKAGE, "--all-features", "--bins"]).args(more);
+    protoc::supply(&mut build)?;
+    process::run(&mut build)
+}
+
+fn start(workspace: &Workspace, kind: Kind) -> Result<Local> {
+    Local::start(&servers::acquire(kind, &workspace.target.join("servers"))?)
+}
+
+/// A failure carries the exit code on.
+fn told(status: ExitStatus, what: &'static str) -> Result<()> {
     if !status.success() {
-        bail!(Failed { what: "the benchmark", code: status.code().unwrap_or(1) });
+        bail!(Failed { what, code: status.code().unwrap_or(1) });
     }
     Ok(())
 }

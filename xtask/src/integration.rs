@@ -51,12 +51,12 @@ pub(crate) fn run(workspace: &Workspace, place: Option<Place>, args: &[String]) 
             let servers = Servers::acquire(workspace)?;
             eprintln!("integration: each test starts its servers from binaries");
             servers.announce();
-            run_all(workspace, &tests, &servers, &[], args)
+            run_all(&tests, &servers, &[], args)
         }
         Place::Docker => {
             let composed = Composed::start(workspace)?;
             let urls = composed.urls()?;
-            run_all(workspace, &tests, &composed.servers, &urls, args)
+            run_all(&tests, &composed.servers, &urls, args)
         }
     }
 }
@@ -266,13 +266,7 @@ impl TestProgram {
 }
 
 /// Runs them one after the other, also after one has failed.
-fn run_all(
-    workspace: &Workspace,
-    programs: &[TestProgram],
-    servers: &Servers,
-    urls: &[(&str, String)],
-    args: &[String],
-) -> Result<()> {
+fn run_all(programs: &[TestProgram], servers: &Servers, urls: &[(&str, String)], args: &[String]) -> Result<()> {
     let mut tests = 0;
     let mut failed = Vec::new();
     for program in programs {
@@ -284,7 +278,7 @@ fn run_all(
         eprintln!("\n== {}: {count} tests", program.title());
         let mut command = program.command(args);
         command.envs(urls.iter().map(|(name, value)| (name, value)));
-        test::prepare(workspace, servers, &mut command)?;
+        test::prepare(servers, &mut command)?;
         if !process::status(&mut command)?.success() {
             failed.push(program.title());
         }

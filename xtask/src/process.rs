@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// How often a waiting xtask looks at its child and at the Ctrl-C flag.
 const POLL: Duration = Duration::from_millis(25);
-/// What a child gets between SIGTERM and SIGKILL.
+/// What a child gets between SIGINT and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
 
 static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
@@ -167,7 +167,8 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.ended {
-            self.signal(Signal::TERM);
+            // What Ctrl-C would have sent it, had it been in our group: programs clean up on that.
+            self.signal(Signal::INT);
             let start = now();
             while since(start) < GRACE && !matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
                 std::thread::sleep(POLL);

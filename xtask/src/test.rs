@@ -15,11 +15,19 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     servers.announce();
     let mut test = workspace.cargo();
     test.arg("test");
-    if !names_packages(args) {
+    if names_packages(args) {
+        if args.iter().any(|arg| arg.ends_with("multidc-tests")) {
+            // Whole-system tests start our programs; cargo would not build another package's.
+            let mut programs = workspace.cargo();
+            programs.args(["build", "--package", "multidc-tests", "--package", "dcctl", "--bins"]);
+            protoc::supply(&mut programs)?;
+            process::run(&mut programs)?;
+        }
+    } else {
         build(workspace)?;
         test.args(["--workspace", "--all-features"]);
     }
-    prepare(workspace, &servers, &mut test)?;
+    prepare(&servers, &mut test)?;
     process::run(test.args(args))
 }
 
@@ -32,10 +40,9 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     process::run(&mut build)
 }
 
-/// What tests find in their environment: the servers' binaries and where our programs are.
-pub(crate) fn prepare(workspace: &Workspace, servers: &Servers, command: &mut Command) -> Result<()> {
+/// What tests find in their environment: the servers' binaries, and protoc for their build.
+pub(crate) fn prepare(servers: &Servers, command: &mut Command) -> Result<()> {
     servers.export(command);
-    command.env("MULTIDC_BIN_DIR", workspace.target.join("debug"));
     protoc::supply(command)
 }
 
