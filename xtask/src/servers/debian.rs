@@ -41,20 +41,32 @@ pub(super) fn fetch_server(kind: Kind, dir: &Path) -> Result<Server> {
     bail!("{}", failures.join("; "))
 }
 
-/// The mirrors of the system's own apt, without those for security updates.
+/// The mirrors of the system's own apt, likely ones first.
 fn mirrors() -> Result<Vec<String>> {
-    let asked = ["indextargets", "--format", "$(SITE)"];
-    let told = process::output(process::command("apt-get").args(asked), PATIENCE)?;
+    let ask = |args: &[&str]| process::output(process::command("apt-get").args(args), PATIENCE);
+    let mut mirrors = mirrors_in(&ask(&["indextargets", "--format", "$(SITE)"])?);
+    if mirrors.is_empty() {
+        // Where apt has no lists yet, as in fresh containers, it tells only what it would fetch.
+        mirrors = mirrors_in(&ask(&["--print-uris", "update"])?);
+    }
+    if mirrors.is_empty() {
+        bail!("apt-get names no mirror");
+    }
+    Ok(mirrors)
+}
+
+/// The addresses of archives in what apt printed, without those for security updates.
+fn mirrors_in(told: &str) -> Vec<String> {
     let mut mirrors: Vec<String> = Vec::new();
-    for site in told.lines().map(str::trim).filter(|site| site.ends_with("/debian")) {
-        if !mirrors.iter().any(|known| known == site) {
+    for word in told.lines().filter_map(|line| line.split_whitespace().next()) {
+        let uri = word.trim_matches('\'');
+        let site = uri.split_once("/dists/").map_or(uri, |(site, _)| site);
+        if site.contains("://") && !site.contains("security") && !mirrors.iter().any(|known| known == site) {
             mirrors.push(site.to_owned());
         }
     }
-    if mirrors.is_empty() {
-        bail!("`apt-get indextargets` names no Debian mirror");
-    }
-    Ok(mirrors)
+    mirrors.sort_by_key(|site| !site.contains("debian"));
+    mirrors
 }
 
 fn fetch_from(kind: Kind, mirror: &str, suite: &str, dir: &Path) -> Result<Server> {
@@ -108,6 +120,16 @@ fn private_apt(dir: &Path, mirror: &str, suite: &str) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mirrors_are_read_from_either_answer_of_apt() {
+        let targets = "http://other.example/x\nhttp://mirror.example/debian\nhttp://mirror.example/debian-security\n";
+        assert_eq!(mirrors_in(targets), ["http://mirror.example/debian", "http://other.example/x"]);
+        let uris = "'http://mirror.example/debian/dists/bookworm/InRelease' mirror.example_InRelease 0 \n\
+                    'http://mirror.example/debian/dists/bookworm-updates/InRelease' mirror.example_InRelease 0 \n";
+        assert_eq!(mirrors_in(uris), ["http://mirror.example/debian"]);
+        assert!(mirrors_in("Reading package lists...\n").is_empty());
+    }
 
     #[test]
     fn the_systems_own_apt_is_left_alone() {

@@ -160,7 +160,12 @@ pub(crate) fn acquire(kind: Kind, dir: &Path) -> Result<Server> {
         match way(kind, dir) {
             Ok(server) => return Ok(server),
             Err(error) if process::interrupted() => return Err(error),
-            Err(error) => tried.push(format!("{name}: {error:#}")),
+            Err(error) => {
+                if name == "PATH" && process::on_path(kind.program()).is_some() {
+                    eprintln!("servers: not the one on PATH: {error:#}");
+                }
+                tried.push(format!("{name}: {error:#}"));
+            }
         }
     }
     bail!("{}", no_server(kind, &tried))
