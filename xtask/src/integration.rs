@@ -292,3 +292,34 @@ fn run_all(programs: &[TestProgram], servers: &Servers, urls: &[(&str, String)],
     eprintln!("\nintegration: {tests} tests passed");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn message(package: &Path, test: bool) -> Value {
+        serde_json::json!({
+            "reason": "compiler-artifact",
+            "manifest_path": package,
+            "target": { "name": "conformance" },
+            "profile": { "test": test },
+            "executable": "/target/debug/deps/conformance-1234",
+        })
+    }
+
+    #[test]
+    fn only_test_programs_of_the_chosen_packages_are_run() {
+        let workspace = Workspace::load().expect("cargo metadata");
+        let manifest = |name| &workspace.package(name).expect("a member").manifest;
+        let read = |message| test_program(&workspace, &message).expect("readable");
+
+        let found = read(message(manifest("dc-nats"), true)).expect("a test that needs servers");
+        assert_eq!(found.title(), "dc-nats conformance");
+        assert!(manifest("dc-nats").starts_with(&found.dir));
+        assert!(read(message(manifest("dc-nats"), false)).is_none(), "a program, not a test");
+        assert!(read(message(manifest("dc-core"), true)).is_none(), "needs no server");
+        assert!(read(serde_json::json!({ "reason": "build-finished" })).is_none());
+    }
+}

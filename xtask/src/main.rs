@@ -98,7 +98,7 @@ enum Task {
     Servers,
     /// Measure, each figure beside its floor from the same run; all, or those named.
     Bench {
-        /// Which; `cargo xtask bench list` tells.
+        /// Which; all if none is named.
         names: Vec<String>,
     },
 }

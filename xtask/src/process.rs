@@ -239,6 +239,14 @@ mod tests {
     }
 
     #[test]
+    fn a_command_is_shown_as_a_person_would_type_it() {
+        let mut wrapped = Command::new("/usr/bin/setpriv");
+        wrapped.args(["--pdeathsig", "KILL", "--", "/home/me/.cargo/bin/cargo", "test", "--", "p2_"]);
+        assert_eq!(shown(&wrapped), "cargo test -- p2_");
+        assert_eq!(shown(Command::new("etcd").args(["--", "x"])), "etcd -- x");
+    }
+
+    #[test]
     fn a_failing_command_is_an_error_that_carries_what_it_said() {
         let error = output(command("sh").args(["-c", "echo why >&2; exit 3"]), Duration::from_secs(10))
             .expect_err("exit 3 is a failure");
