@@ -1,0 +1,150 @@
+//! The gRPC service: a lane's first frame decides whether it is taken.
+
+use std::{
+    collections::hash_map::Entry,
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use tokio::sync::mpsc;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+    server::{Grpc, NamedService, StreamingService},
+};
+
+use super::{InLane, InLink, accept::Conn, reader, slot, writer::BackStream};
+use crate::{
+    RemotingConfig,
+    remoting::Shared,
+    wire::{Frame, FrameCodec, PATH, SERVICE_NAME, read_hello, welcome_frame},
+};
+
+/// Serves the one method of `multidc.link.v1.Link`.
+#[derive(Clone)]
+pub(crate) struct LinkService {
+    shared: Arc<Shared>,
+}
+
+impl LinkService {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl NamedService for LinkService {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl Service<http::Request<Body>> for LinkService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let conn = request.extensions().get::<Arc<Conn>>().cloned();
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let Some(conn) = conn else {
+                return Ok(Status::internal("no connection").into_http());
+            };
+            if request.uri().path() != PATH {
+                let why = format!("it asks for {:?}, which is not served here", request.uri().path());
+                conn.refuse(&why);
+                conn.close_soon();
+                return Ok(Status::unimplemented(why).into_http());
+            }
+            let mut grpc = Grpc::new(FrameCodec).max_decoding_message_size(RemotingConfig::MAX_FRAME);
+            Ok(grpc.streaming(TakeLane { shared, conn }, request).await)
+        })
+    }
+}
+
+struct TakeLane {
+    shared: Arc<Shared>,
+    conn: Arc<Conn>,
+}
+
+impl StreamingService<Frame> for TakeLane {
+    type Response = Frame;
+    type ResponseStream = BackStream;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<BackStream>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Streaming<Frame>>) -> Self::Future {
+        let (shared, conn) = (Arc::clone(&self.shared), Arc::clone(&self.conn));
+        Box::pin(async move {
+            let taken = take(&shared, &conn, request.into_inner()).await;
+            if let Err(status) = &taken {
+                conn.refuse(status.message());
+                conn.close_soon();
+            }
+            taken.map(Response::new)
+        })
+    }
+}
+
+/// Reads the hello and opens the lane. The connection's own time limit bounds the wait for it.
+async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Frame>) -> Result<BackStream, Status> {
+    if conn.taken.swap(true, Ordering::AcqRel) {
+        return Err(Status::failed_precondition("it opens a second lane on one connection"));
+    }
+    let first = match stream.message().await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Err(Status::failed_precondition("it ended before its first frame")),
+        Err(status) => return Err(Status::invalid_argument(format!("its first frame: {}", status.message()))),
+    };
+    let local = shared.identity();
+    let hello = read_hello(&local, first).map_err(Status::failed_precondition)?;
+    if shared.draining.is_cancelled() {
+        return Err(Status::failed_precondition("this node is shutting down"));
+    }
+    let protocol = hello.identity.protocol;
+    let (link, fresh) = match shared.inbound.lock().entry((hello.identity.node, hello.link)) {
+        Entry::Occupied(entry) => (Arc::clone(entry.get()), false),
+        Entry::Vacant(entry) => {
+            let link = Arc::new(InLink::new(Arc::clone(shared), hello.link, hello.identity));
+            (Arc::clone(entry.insert(link)), true)
+        }
+    };
+    let (back, rx) = mpsc::unbounded_channel();
+    let lane = Arc::new(InLane::new(Arc::clone(&link), hello.lane, back));
+    let earlier = link.lanes.lock()[slot(hello.lane)].replace(Arc::clone(&lane));
+    if earlier.is_some() {
+        link.close("one lane was opened twice");
+        return Err(Status::failed_precondition("it opens one lane twice"));
+    }
+    if link.closed.is_cancelled() {
+        link.close("closed while a lane was opened");
+        return Err(Status::failed_precondition("the link was closed meanwhile"));
+    }
+    conn.handshake_done();
+    if fresh {
+        tracing::info!(peer = ?link.identity, from = %conn.remote, "link taken");
+        shared.check_store(&link.identity);
+        shared.kick(&link.identity.advertised);
+        tokio::spawn(watch_completion(Arc::clone(&link)));
+    }
+    tokio::spawn(reader::run(Arc::clone(&lane), stream, Arc::clone(conn)));
+    Ok(BackStream::new(lane, rx, welcome_frame(&local, protocol, &shared.config)))
+}
+
+/// A link whose other lanes do not come is closed.
+async fn watch_completion(link: Arc<InLink>) {
+    let limit = link.shared.config.handshake_timeout;
+    tokio::select! {
+        () = link.closed.cancelled() => {}
+        () = tokio::time::sleep(limit) => {
+            if !link.is_complete() {
+                link.close("its other lanes did not come in time");
+            }
+        }
+    }
+}

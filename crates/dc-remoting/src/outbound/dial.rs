@@ -1,0 +1,176 @@
+//! Opening a link: three connections, three handshakes, then its tasks.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use dc_core::Endpoint;
+use futures::future::try_join3;
+use tokio::sync::mpsc;
+use tonic::{
+    Code, Request, Status, Streaming,
+    client::Grpc,
+    codegen::http::uri::PathAndQuery,
+    transport::{Channel, Endpoint as Target},
+};
+
+use super::{
+    Link, Out,
+    link::Lane,
+    pending::Pending,
+    reader,
+    writer::{LaneStart, OutLane, OutStream},
+};
+use crate::{
+    LinkError, PeerIdentity, RemotingConfig,
+    remoting::Shared,
+    wire::{Frame, FrameCodec, Grant, LaneKind, PATH, hello_frame, read_welcome},
+};
+
+struct Opened {
+    queue: mpsc::UnboundedSender<Out>,
+    writer: Arc<OutLane>,
+    stream: Streaming<Frame>,
+    identity: PeerIdentity,
+    grant: Grant,
+    channel: Channel,
+}
+
+/// Opens a link to whoever answers at `endpoint`.
+///
+/// # Errors
+///
+/// `Unreachable` or `Refused`. Cancel safe: connections that were opened are closed.
+pub(crate) async fn dial(shared: &Arc<Shared>, endpoint: &Endpoint) -> Result<Arc<Link>, LinkError> {
+    let number = shared.random_u128();
+    let max_asks = shared.config.max_asks;
+    let pending: Arc<[Pending; 3]> = Arc::new(std::array::from_fn(|_| Pending::new(max_asks)));
+    let back: Arc<OnceLock<Weak<Link>>> = Arc::default();
+    let limit = shared.config.connect_timeout + shared.config.handshake_timeout;
+    let open = |lane| open_lane(shared, endpoint, lane, number, Arc::clone(&pending), Arc::clone(&back));
+    let opened = tokio::time::timeout(limit, try_join3(open(Lane::Control), open(Lane::User), open(Lane::Bulk)))
+        .await
+        .map_err(|_| unreachable_at(endpoint, &format!("no handshake in {limit:?}")))?;
+    let (control, user, bulk) = opened?;
+    if control.identity.node != user.identity.node || control.identity.node != bulk.identity.node {
+        return Err(unreachable_at(endpoint, "its lanes end at different nodes"));
+    }
+    let lanes = [control.queue, user.queue, bulk.queue];
+    let writers = [control.writer, user.writer, bulk.writer];
+    let link = Link::new(
+        Arc::clone(shared),
+        endpoint.clone(),
+        control.identity,
+        control.grant,
+        lanes,
+        Arc::clone(&pending),
+        writers,
+    );
+    let link = Arc::new(link);
+    // Set once, here.
+    let _ = back.set(Arc::downgrade(&link));
+    for (stream, channel) in
+        [(control.stream, control.channel), (user.stream, user.channel), (bulk.stream, bulk.channel)]
+    {
+        let link = Arc::clone(&link);
+        tokio::spawn(async move {
+            reader::run(link, stream).await;
+            drop(channel);
+        });
+    }
+    Ok(link)
+}
+
+fn unreachable_at(endpoint: &Endpoint, why: &str) -> LinkError {
+    LinkError::Unreachable { endpoint: endpoint.clone(), why: why.into() }
+}
+
+fn target(config: &RemotingConfig, endpoint: &Endpoint, lane: Lane) -> Result<Target, tonic::transport::Error> {
+    // Only the control lane is quick to give up: on the others a ping may stand behind megabytes on a slow line.
+    let patience = match lane {
+        Lane::Control => config.keepalive_timeout,
+        Lane::User | Lane::Bulk => config.keepalive_timeout * 5,
+    };
+    Ok(Target::from_shared(format!("http://{endpoint}"))?
+        .connect_timeout(config.connect_timeout)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .max_frame_size(1 << 20)
+        .http2_keep_alive_interval(config.keepalive_interval)
+        .keep_alive_timeout(patience)
+        .keep_alive_while_idle(true))
+}
+
+async fn open_lane(
+    shared: &Arc<Shared>,
+    endpoint: &Endpoint,
+    lane: Lane,
+    number: u128,
+    pending: Arc<[Pending; 3]>,
+    link: Arc<OnceLock<Weak<Link>>>,
+) -> Result<Opened, LinkError> {
+    let config = &shared.config;
+    let target = target(config, endpoint, lane).map_err(|err| unreachable_at(endpoint, &chain(&err)))?;
+    let channel = tokio::time::timeout(config.connect_timeout, target.connect())
+        .await
+        .map_err(|_| unreachable_at(endpoint, &format!("no connection in {:?}", config.connect_timeout)))?
+        .map_err(|err| unreachable_at(endpoint, &chain(&err)))?;
+    let kind = match lane {
+        Lane::Control => LaneKind::Control,
+        Lane::User => LaneKind::User,
+        Lane::Bulk => LaneKind::Bulk,
+    };
+    let local = shared.identity();
+    let (queue, rx) = mpsc::unbounded_channel();
+    let writer = Arc::new(OutLane::new(LaneStart {
+        shared: Arc::clone(shared),
+        endpoint: endpoint.clone(),
+        lane,
+        hello: hello_frame(&local, number, kind),
+        queue: rx,
+        pending,
+        link,
+    }));
+    let shake = handshake(channel.clone(), OutStream(Arc::clone(&writer)));
+    let (stream, welcome) = tokio::time::timeout(config.handshake_timeout, shake)
+        .await
+        .map_err(|_| unreachable_at(endpoint, &format!("no handshake in {:?}", config.handshake_timeout)))?
+        .map_err(|status| refused_or_not(endpoint, &status))?;
+    let (identity, grant) = read_welcome(&local, welcome)
+        .map_err(|why| LinkError::Refused { endpoint: endpoint.clone(), why: why.into() })?;
+    Ok(Opened { queue, writer, stream, identity, grant, channel })
+}
+
+async fn handshake(channel: Channel, out: OutStream) -> Result<(Streaming<Frame>, Frame), Status> {
+    let mut grpc = Grpc::new(channel).max_decoding_message_size(RemotingConfig::MAX_FRAME);
+    grpc.ready().await.map_err(|err| Status::unavailable(chain(&err)))?;
+    let response = grpc.streaming(Request::new(out), PathAndQuery::from_static(PATH), FrameCodec).await?;
+    let mut stream = response.into_inner();
+    match stream.message().await? {
+        Some(welcome) => Ok((stream, welcome)),
+        None => Err(Status::unavailable("it closed the stream before its first frame")),
+    }
+}
+
+fn refused_or_not(endpoint: &Endpoint, status: &Status) -> LinkError {
+    match status.code() {
+        Code::FailedPrecondition | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
+            LinkError::Refused { endpoint: endpoint.clone(), why: status.message().into() }
+        }
+        _ => unreachable_at(endpoint, status.message()),
+    }
+}
+
+/// An error and what caused it, on one line.
+fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut source = err.source();
+    while let Some(err) = source {
+        let more = err.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = err.source();
+    }
+    text
+}

@@ -1,0 +1,196 @@
+//! One link to one node: its lanes, its credits, its end.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use dc_core::Endpoint;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Out, pending::Pending, writer::OutLane};
+use crate::{LinkError, PeerIdentity, pair::PairInner, remoting::Shared, wire::Grant};
+
+/// Which of a link's streams; also the low bits of correlations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Control = 0,
+    User = 1,
+    Bulk = 2,
+}
+
+/// An established link that this node dialled.
+pub(crate) struct Link {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) identity: Arc<PeerIdentity>,
+    pub(crate) grant: Grant,
+    pub(crate) lanes: [mpsc::UnboundedSender<Out>; 3],
+    pub(crate) pending: Arc<[Pending; 3]>,
+    writers: [Arc<OutLane>; 3],
+    /// Bytes that may still be sent before something is accepted.
+    pub(crate) window: Semaphore,
+    pub(crate) pairs: Mutex<Pairs>,
+    /// Messages sent and not known to be accepted.
+    pub(crate) unaccepted: AtomicUsize,
+    /// Messages and calls ever taken: tells whether the link is used.
+    pub(crate) taken: AtomicU64,
+    /// A pong came since this was last cleared.
+    pub(crate) pong: AtomicBool,
+    rtt_ns: AtomicU64,
+    is_closed: AtomicBool,
+    why: OnceLock<Arc<str>>,
+    closed: CancellationToken,
+}
+
+/// Pairs by their number on this link.
+#[derive(Default)]
+pub(crate) struct Pairs {
+    slots: Vec<Option<Arc<PairInner>>>,
+    free: Vec<u32>,
+}
+
+impl Pairs {
+    fn insert(&mut self, pair: Arc<PairInner>, max: usize) -> Option<u32> {
+        if let Some(id) = self.free.pop() {
+            self.slots[id as usize] = Some(pair);
+            return Some(id);
+        }
+        if self.slots.len() >= max {
+            return None;
+        }
+        self.slots.push(Some(pair));
+        // Bounded by `max_pairs`, far below u32::MAX.
+        Some((self.slots.len() - 1) as u32)
+    }
+
+    pub(crate) fn get(&self, id: u32) -> Option<&Arc<PairInner>> {
+        self.slots.get(id as usize)?.as_ref()
+    }
+}
+
+impl Link {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        endpoint: Endpoint,
+        identity: PeerIdentity,
+        grant: Grant,
+        lanes: [mpsc::UnboundedSender<Out>; 3],
+        pending: Arc<[Pending; 3]>,
+        writers: [Arc<OutLane>; 3],
+    ) -> Self {
+        Self {
+            shared,
+            endpoint,
+            identity: Arc::new(identity),
+            window: Semaphore::new(grant.link_window),
+            grant,
+            lanes,
+            pending,
+            writers,
+            pairs: Mutex::default(),
+            unaccepted: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
+            pong: AtomicBool::new(false),
+            rtt_ns: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+            why: OnceLock::new(),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Waits for the end of the link.
+    pub(crate) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    pub(crate) fn why(&self) -> Arc<str> {
+        self.why.get().cloned().unwrap_or_else(|| "closed".into())
+    }
+
+    /// Ends the link. Asks that have left fail with `Lost`; what still waits in a queue is dropped by
+    /// its writer as certainly not run.
+    pub(crate) fn close(&self, why: &str) {
+        if self.why.set(why.into()).is_err() {
+            return;
+        }
+        self.is_closed.store(true, Ordering::Release);
+        self.window.close();
+        self.closed.cancel();
+        let why = self.why();
+        for writer in &self.writers {
+            writer.end(&why);
+        }
+        for pending in self.pending.iter() {
+            let asks = pending.lock().close();
+            for ask in asks {
+                ask.finish(Err(LinkError::Lost { endpoint: self.endpoint.clone(), why: Arc::clone(&why) }));
+            }
+        }
+        let pairs = std::mem::take(&mut *self.pairs.lock());
+        for pair in pairs.slots.into_iter().flatten() {
+            pair.changed.notify_one();
+        }
+    }
+
+    /// Gives a pair its number.
+    pub(crate) fn bind(&self, pair: Arc<PairInner>) -> Result<u32, LinkError> {
+        self.pairs.lock().insert(pair, self.grant.max_pairs).ok_or_else(|| LinkError::Overloaded {
+            endpoint: self.endpoint.clone(),
+            what: "too many pairs on one link",
+        })
+    }
+
+    /// Takes a pair's number back: nothing of it may be in flight.
+    pub(crate) fn unbind(&self, id: u32) {
+        let mut pairs = self.pairs.lock();
+        if let Some(slot) = pairs.slots.get_mut(id as usize)
+            && slot.take().is_some()
+        {
+            pairs.free.push(id);
+        }
+    }
+
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        match self.rtt_ns.load(Ordering::Relaxed) {
+            0 => None,
+            ns => Some(Duration::from_nanos(ns)),
+        }
+    }
+
+    /// Takes one measurement into the moving average (weight 1/8, as TCP does).
+    pub(crate) fn measured(&self, rtt: Duration) {
+        let new = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let old = self.rtt_ns.load(Ordering::Relaxed);
+        let mean = if old == 0 { new } else { old - old / 8 + new / 8 };
+        self.rtt_ns.store(mean.max(1), Ordering::Relaxed);
+    }
+
+    /// Tells the peer why, lets that leave, and closes.
+    pub(crate) async fn say_goodbye(&self, why: &'static str) {
+        for lane in &self.lanes {
+            let _ = lane.send(Out::Goodbye(why));
+        }
+        // The peer closes its side when it reads it; no need to insist.
+        let _ = tokio::time::timeout(Duration::from_millis(50), self.closed()).await;
+        self.close(why);
+    }
+
+    pub(crate) fn unanswered(&self) -> usize {
+        self.pending.iter().map(Pending::len).sum()
+    }
+
+    /// Nothing is on its way and nobody waits.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.unanswered() == 0 && self.unaccepted.load(Ordering::Acquire) == 0
+    }
+}

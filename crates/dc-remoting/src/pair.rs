@@ -1,0 +1,285 @@
+//! One ordered (sender, target) pair: order, lane, credits.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    Answer, LinkError, Message, Peer, WhenFull,
+    outbound::{Ask, Lane, Link, Out, Sending, ask_pair, check_size},
+};
+
+/// One sender's way to one target. Messages sent through it, or its clones, arrive in the order sent,
+/// whatever their size, as long as the link lasts (R1). Cheap to make and to clone.
+#[derive(Clone)]
+pub struct Pair(Arc<Handle>);
+
+/// Counts the clones: the last one lets the pair's number go.
+struct Handle(Arc<PairInner>);
+
+pub(crate) struct PairInner {
+    peer: Peer,
+    state: Mutex<State>,
+    /// Held by the one sender that waits for credits or a link; others wait for it, in order.
+    turn: tokio::sync::Mutex<()>,
+    waiting: AtomicUsize,
+    /// Credits came, or the link ended.
+    pub(crate) changed: Notify,
+}
+
+struct State {
+    link: Option<Arc<Link>>,
+    id: u32,
+    lane: Lane,
+    /// Sent and not accepted yet.
+    messages: u32,
+    bytes: u64,
+    orphan: bool,
+}
+
+type Item = (Message, Option<Ask>);
+
+/// Why a message cannot be sent at once.
+enum Blocked {
+    NoLink,
+    /// The pair's own credits are used up, or its lane cannot change yet.
+    Pair(Arc<Link>),
+    /// The link's window is used up.
+    Window(Arc<Link>),
+    Never(LinkError),
+}
+
+impl Pair {
+    pub(crate) fn new(peer: Peer) -> Self {
+        let state = State { link: None, id: 0, lane: Lane::User, messages: 0, bytes: 0, orphan: false };
+        Self(Arc::new(Handle(Arc::new(PairInner {
+            peer,
+            state: Mutex::new(state),
+            turn: tokio::sync::Mutex::new(()),
+            waiting: AtomicUsize::new(0),
+            changed: Notify::new(),
+        }))))
+    }
+
+    /// The peer that the pair leads to.
+    pub fn peer(&self) -> &Peer {
+        &self.0.0.peer
+    }
+
+    /// Sends `msg`. Ok once it is in the link's queue within its credits: no promise that it arrives.
+    /// What is lost afterwards without having left is given to [`Receiver::undelivered`](crate::Receiver::undelivered).
+    ///
+    /// Waits for the link and for credits (or fails with `Overloaded`, see [`WhenFull`]). Cancel safe:
+    /// dropped before it is done, nothing was sent.
+    ///
+    /// # Errors
+    ///
+    /// Any [`LinkError`] but `Timeout`; all say that it certainly did not run.
+    pub async fn tell(&self, msg: Message) -> Result<(), LinkError> {
+        self.0.0.submit((msg, None)).await
+    }
+
+    /// Sends `msg` and waits for its answer, at most `timeout` in all.
+    ///
+    /// Dropped before it is done: if the message has left, it runs, and the answer is thrown away.
+    ///
+    /// # Errors
+    ///
+    /// Any [`LinkError`]; [`LinkError::certainly_not_run`] tells whether it may have run (R3).
+    pub async fn ask(&self, msg: Message, timeout: Duration) -> Result<Answer, LinkError> {
+        let inner = &self.0.0;
+        let (ask, waiting) = ask_pair(inner.peer.shared().clock.now() + timeout);
+        let answered = tokio::time::timeout(timeout, async {
+            inner.submit((msg, Some(ask))).await?;
+            (&waiting).await
+        });
+        match answered.await {
+            Ok(result) => inner.peer.with_timeout(result, timeout),
+            Err(_) => inner.peer.timed_out(&waiting, timeout),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let free = {
+            let mut state = self.0.state.lock();
+            state.orphan = true;
+            if state.messages == 0 { state.link.take().map(|link| (link, state.id)) } else { None }
+        };
+        if let Some((link, id)) = free {
+            link.unbind(id);
+        }
+    }
+}
+
+/// Counts a sender that waits, so that later ones queue behind it.
+struct WaitingHere<'a>(&'a AtomicUsize);
+
+impl Drop for WaitingHere<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl PairInner {
+    async fn submit(self: &Arc<Self>, item: Item) -> Result<(), LinkError> {
+        let mut item = item;
+        let guard = {
+            let mut state = self.state.lock();
+            if self.waiting.load(Ordering::SeqCst) == 0 {
+                match self.try_send(&mut state, item, false) {
+                    Ok(()) => return Ok(()),
+                    Err((_, Blocked::Never(err))) => return Err(err),
+                    Err((back, blocked)) => {
+                        self.may_wait(&blocked)?;
+                        item = back;
+                    }
+                }
+            }
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            WaitingHere(&self.waiting)
+        };
+        let _turn = self.turn.lock().await;
+        let _guard = guard;
+        self.send_in_turn(item).await
+    }
+
+    fn may_wait(&self, blocked: &Blocked) -> Result<(), LinkError> {
+        match blocked {
+            Blocked::Pair(_) | Blocked::Window(_) if self.peer.shared().config.when_full == WhenFull::Refuse => {
+                Err(self.peer.overloaded("credits are used up"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for whatever is missing, one thing after the other, until the message is in the queue.
+    async fn send_in_turn(self: &Arc<Self>, mut item: Item) -> Result<(), LinkError> {
+        loop {
+            let cost = item.0.cost();
+            let tried = self.try_send(&mut self.state.lock(), item, false);
+            let (back, blocked) = match tried {
+                Ok(()) => return Ok(()),
+                Err(missing) => missing,
+            };
+            self.may_wait(&blocked)?;
+            item = back;
+            match blocked {
+                Blocked::Never(err) => return Err(err),
+                Blocked::NoLink => {
+                    let link = self.peer.link().await?;
+                    self.bind(link)?;
+                }
+                Blocked::Pair(link) => {
+                    tokio::select! {
+                        () = self.changed.notified() => {}
+                        () = link.closed() => {}
+                    }
+                }
+                Blocked::Window(link) => {
+                    // A closed window means that the link has ended: the next round finds out.
+                    let Ok(permit) = link.window.acquire_many(cost).await else { continue };
+                    match self.try_send(&mut self.state.lock(), item, true) {
+                        Ok(()) => {
+                            permit.forget();
+                            return Ok(());
+                        }
+                        Err((back, _)) => item = back,
+                    }
+                }
+            }
+        }
+    }
+
+    fn bind(self: &Arc<Self>, link: Arc<Link>) -> Result<(), LinkError> {
+        let id = link.bind(Arc::clone(self))?;
+        let mut state = self.state.lock();
+        (state.id, state.lane, state.messages, state.bytes) = (id, Lane::User, 0, 0);
+        state.link = Some(link);
+        Ok(())
+    }
+
+    /// Puts the message into its lane's queue if nothing stands in the way. Never waits.
+    #[expect(clippy::result_large_err, reason = "the message comes back to be tried again")]
+    fn try_send(&self, state: &mut State, item: Item, has_permit: bool) -> Result<(), (Item, Blocked)> {
+        let Some(link) = state.link.as_ref().filter(|link| !link.is_closed()) else {
+            return Err((item, Blocked::NoLink));
+        };
+        if !self.peer.expects(&link.identity) {
+            return Err((item, Blocked::NoLink));
+        }
+        let (message, ask) = item;
+        let config = &link.shared.config;
+        if let Err(err) = check_size(&message, link.grant.max_payload) {
+            return Err(((message, ask), Blocked::Never(err)));
+        }
+        let cost = message.cost();
+        let large = message.payload.len() > config.bulk_threshold;
+        if state.messages == 0 {
+            state.lane = if large { Lane::Bulk } else { Lane::User };
+        } else {
+            let free = link.window.available_permits() as u64;
+            let share = (config.pair_bytes as u64).min(free / 2);
+            let lane_must_change = large && state.lane == Lane::User;
+            let used_up = state.messages >= config.pair_messages || state.bytes + u64::from(cost) > share;
+            if lane_must_change || used_up {
+                let link = Arc::clone(link);
+                return Err(((message, ask), Blocked::Pair(link)));
+            }
+        }
+        if !has_permit {
+            match link.window.try_acquire_many(cost) {
+                Ok(permit) => permit.forget(),
+                Err(_) => {
+                    let link = Arc::clone(link);
+                    return Err(((message, ask), Blocked::Window(link)));
+                }
+            }
+        }
+        let out = Out::Message(Sending { pair: state.id, message, ask });
+        link.unaccepted.fetch_add(1, Ordering::AcqRel);
+        link.taken.fetch_add(1, Ordering::Relaxed);
+        match link.lanes[state.lane as usize].send(out) {
+            Ok(()) => {
+                state.messages += 1;
+                state.bytes += u64::from(cost);
+                Ok(())
+            }
+            // The queue is closed: the link has ended, and its window with it.
+            Err(back) => {
+                let Out::Message(Sending { message, ask, .. }) = back.0 else {
+                    unreachable!("what comes back is what was given: a message");
+                };
+                Err(((message, ask), Blocked::NoLink))
+            }
+        }
+    }
+
+    /// Takes credits that came over `link`. Returns how many messages they were for, and whether the
+    /// pair's number is free now.
+    pub(crate) fn credited(&self, link: &Link, messages: u32, bytes: u64) -> (u32, bool) {
+        let mut state = self.state.lock();
+        if !state.link.as_deref().is_some_and(|ours| std::ptr::eq(ours, link)) {
+            return (0, false);
+        }
+        let counted = messages.min(state.messages);
+        state.messages -= counted;
+        state.bytes = if state.messages == 0 { 0 } else { state.bytes.saturating_sub(bytes) };
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.changed.notify_one();
+        }
+        let free = state.orphan && state.messages == 0;
+        if free {
+            state.link = None;
+        }
+        (counted, free)
+    }
+}

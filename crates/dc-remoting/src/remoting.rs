@@ -1,0 +1,273 @@
+//! The node's links: started, asked for, shut down.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use dc_core::{Endpoint, NodeId, SharedClock, StoreId};
+use parking_lot::Mutex;
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    runtime,
+    sync::{Semaphore, broadcast},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    LinkEvent, PROTOCOL, Peer, PeerIdentity, PeerTarget, RemotingConfig, Services, StartError,
+    inbound::{InLink, serve_connections},
+    slot::{Slot, State},
+};
+
+/// What all parts of one node's remoting share.
+pub(crate) struct Shared {
+    pub(crate) config: RemotingConfig,
+    pub(crate) clock: SharedClock,
+    pub(crate) services: Services,
+    pub(crate) local: PeerIdentity,
+    pub(crate) runtime: runtime::Handle,
+    pub(crate) slots: Mutex<HashMap<Endpoint, Arc<Slot>>>,
+    pub(crate) inbound: Mutex<HashMap<(NodeId, u128), Arc<InLink>>>,
+    pub(crate) connections: Arc<Semaphore>,
+    /// Cancelled when no further connections are taken.
+    pub(crate) accepting: CancellationToken,
+    /// Cancelled when no new work is taken.
+    pub(crate) draining: CancellationToken,
+    /// Cancelled when everything ends.
+    pub(crate) stop: CancellationToken,
+    store: Mutex<Option<StoreId>>,
+    events: broadcast::Sender<LinkEvent>,
+    random: Mutex<StdRng>,
+    started: Instant,
+}
+
+impl Shared {
+    pub(crate) fn event(&self, event: LinkEvent) {
+        // Nobody listening is fine.
+        let _ = self.events.send(event);
+    }
+
+    /// This node as it presents itself now.
+    pub(crate) fn identity(&self) -> PeerIdentity {
+        PeerIdentity { store: *self.store.lock(), ..self.local.clone() }
+    }
+
+    /// Says so if the peer uses another store (P1). No reason to refuse it.
+    pub(crate) fn check_store(&self, identity: &Arc<PeerIdentity>) {
+        let ours = *self.store.lock();
+        if let (Some(ours), Some(theirs)) = (ours, identity.store)
+            && ours != theirs
+        {
+            tracing::warn!(peer = ?identity, %ours, %theirs, "the peer uses another control-plane store");
+            self.event(LinkEvent::StoreMismatch { identity: Arc::clone(identity), ours, theirs });
+        }
+    }
+
+    /// The node at `endpoint` has shown life.
+    pub(crate) fn kick(&self, endpoint: &Endpoint) {
+        let slot = self.slots.lock().get(endpoint).cloned();
+        if let Some(slot) = slot {
+            slot.kick();
+        }
+    }
+
+    pub(crate) fn random_u128(&self) -> u128 {
+        let mut random = self.random.lock();
+        u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())
+    }
+
+    pub(crate) fn random_unit(&self) -> f64 {
+        self.random.lock().random()
+    }
+
+    /// Time since remoting started, on the node's clock.
+    pub(crate) fn since_start(&self) -> Duration {
+        self.clock.now().saturating_duration_since(self.started)
+    }
+}
+
+/// One node's links: those it takes and those it makes. Cheap to clone; when the last clone is dropped,
+/// everything is closed at once ([`shutdown`](Self::shutdown) does it gracefully).
+#[derive(Clone)]
+pub struct Remoting(Arc<Owner>);
+
+struct Owner {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.accepting.cancel();
+        self.shared.draining.cancel();
+        self.shared.stop.cancel();
+    }
+}
+
+impl Remoting {
+    /// Listens at the configured address and takes links from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: the address is taken, or nothing is there to advertise.
+    pub async fn start(config: RemotingConfig, clock: SharedClock, services: Services) -> Result<Self, StartError> {
+        let address = config.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, source })?;
+        Self::start_on(listener, config, clock, services)
+    }
+
+    /// Like [`start`](Self::start), on a socket that is bound already (see [`bind_one_port`]).
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start). Must be called within a tokio runtime.
+    pub fn start_on(
+        listener: TcpListener,
+        config: RemotingConfig,
+        clock: SharedClock,
+        services: Services,
+    ) -> Result<Self, StartError> {
+        let local_addr = listener.local_addr().map_err(|source| StartError::Bind { address: config.listen, source })?;
+        let advertised = match &config.advertise {
+            Some(endpoint) => endpoint.clone(),
+            None if local_addr.ip().is_unspecified() => return Err(StartError::NoAdvertise(local_addr)),
+            None => local_addr.into(),
+        };
+        let local = PeerIdentity {
+            system: config.system.clone(),
+            dc: config.dc.clone(),
+            node: config.node,
+            advertised,
+            store: None,
+            protocol: PROTOCOL,
+        };
+        let seed = config.seed.unwrap_or_else(rand::random);
+        tracing::info!(node = ?local, listen = %local_addr, "taking links");
+        let shared = Arc::new(Shared {
+            connections: Arc::new(Semaphore::new(config.max_connections)),
+            started: clock.now(),
+            config,
+            clock,
+            services,
+            local,
+            runtime: runtime::Handle::current(),
+            slots: Mutex::default(),
+            inbound: Mutex::default(),
+            accepting: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            store: Mutex::default(),
+            events: broadcast::Sender::new(256),
+            random: Mutex::new(StdRng::seed_from_u64(seed)),
+        });
+        tokio::spawn(serve_connections(Arc::clone(&shared), listener));
+        Ok(Self(Arc::new(Owner { shared, local_addr })))
+    }
+
+    /// This node as it presents itself to others; the store is told apart from it ([`set_store`](Self::set_store)).
+    pub fn local(&self) -> &PeerIdentity {
+        &self.0.shared.local
+    }
+
+    /// The address that links are taken on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.local_addr
+    }
+
+    /// The services that links serve.
+    pub fn services(&self) -> &Services {
+        &self.0.shared.services
+    }
+
+    /// The clock that links live by.
+    pub fn clock(&self) -> &SharedClock {
+        &self.0.shared.clock
+    }
+
+    /// Tells peers, in handshakes from now on, which control-plane store this node uses.
+    pub fn set_store(&self, id: StoreId) {
+        *self.0.shared.store.lock() = Some(id);
+    }
+
+    /// A peer. Nothing is dialled before it is used; targets at one endpoint share one link.
+    ///
+    /// A peer beyond `max_peers` endpoints is never dialled: all it answers is `Overloaded`.
+    pub fn peer(&self, target: impl Into<PeerTarget>) -> Peer {
+        let target = target.into();
+        let shared = &self.0.shared;
+        let mut slots = shared.slots.lock();
+        if slots.len() >= shared.config.max_peers && !slots.contains_key(&target.endpoint) {
+            tracing::warn!(endpoint = %target.endpoint, max = shared.config.max_peers, "too many peers");
+            return Peer::new(Slot::refused(shared, target.endpoint.clone()), target);
+        }
+        let slot = slots.entry(target.endpoint.clone()).or_insert_with(|| Slot::start(shared, target.endpoint.clone()));
+        Peer::new(Arc::clone(slot), target)
+    }
+
+    /// What happens to links from now on. A listener that is slow loses the oldest events.
+    pub fn events(&self) -> broadcast::Receiver<LinkEvent> {
+        self.0.shared.events.subscribe()
+    }
+
+    /// Closes everything: takes no new work at once, gives what is under way `grace` to end, says goodbye.
+    ///
+    /// Dropped before it is done, it goes on when the last clone of this handle is dropped.
+    pub async fn shutdown(&self, grace: Duration) {
+        let shared = &self.0.shared;
+        shared.draining.cancel();
+        let quiet = async {
+            while !is_quiet(shared) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(grace, quiet).await.is_err() {
+            tracing::info!(?grace, "shutting down with work under way");
+        }
+        let slots: Vec<_> = shared.slots.lock().values().cloned().collect();
+        for slot in slots {
+            if let Some(link) = slot.current() {
+                link.say_goodbye("shutting down").await;
+            }
+            slot.state.send_replace(State::Closed);
+        }
+        let inbound: Vec<_> = shared.inbound.lock().values().cloned().collect();
+        let any = !inbound.is_empty();
+        for link in inbound {
+            link.close("shutting down");
+        }
+        if any {
+            // A moment for the goodbyes to leave.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        shared.accepting.cancel();
+        shared.stop.cancel();
+    }
+}
+
+fn is_quiet(shared: &Shared) -> bool {
+    let out = shared.slots.lock().values().all(|slot| slot.current().is_none_or(|link| link.is_quiet()));
+    out && shared.inbound.lock().values().all(|link| link.is_quiet())
+}
+
+/// Binds TCP (links) and UDP (gossip) to one address and the same port. With port 0, TCP gets a free
+/// one and UDP the same number; a clash is tried again with another.
+///
+/// # Errors
+///
+/// What the system said last.
+pub async fn bind_one_port(address: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
+    let mut tries = 0;
+    loop {
+        let tcp = TcpListener::bind(address).await?;
+        match UdpSocket::bind(tcp.local_addr()?).await {
+            Ok(udp) => return Ok((tcp, udp)),
+            Err(err) if address.port() != 0 || tries >= 20 => return Err(err),
+            Err(_) => tries += 1,
+        }
+    }
+}
