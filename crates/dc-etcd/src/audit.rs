@@ -1,0 +1,126 @@
+//! What the store says of itself at start (P13).
+
+use std::time::Duration;
+
+use dc_controlplane::{Capabilities, Durability, Error};
+
+use crate::{
+    BACKEND, EtcdConfig,
+    connect::{Call, Repeat, Servers},
+};
+
+/// etcd looks for expired leases twice a second and deletes through its log; a second covers both.
+const EXPIRY_LAG: Duration = Duration::from_secs(1);
+/// What a server with the default election timeout (1 s) grants at least.
+const DEFAULT_LEAST_TTL: Duration = Duration::from_secs(2);
+
+/// What holds before any server was heard.
+pub(crate) fn unheard() -> Capabilities {
+    Capabilities {
+        backend: BACKEND,
+        watch: true,
+        expiry_events: true,
+        expiry_granularity: DEFAULT_LEAST_TTL + EXPIRY_LAG,
+        linearizable_reads: true,
+        renewal_keeps_version: true,
+        replicas: None,
+        durability: Durability::BeforeAck,
+        findings: Vec::new(),
+    }
+}
+
+/// How late a record may leave the list whose lease was asked for `asked` and granted for `granted`.
+pub(crate) fn lateness(asked: Duration, granted: Duration) -> Duration {
+    granted.saturating_sub(asked) + EXPIRY_LAG
+}
+
+/// What was found.
+pub(crate) struct Found {
+    pub(crate) capabilities: Capabilities,
+    /// Whether a watch's progress can be relied on.
+    pub(crate) honest_progress: bool,
+}
+
+/// Asks a member for its state and for its fellows: two requests.
+pub(crate) async fn audit(servers: &Servers, config: &EtcdConfig, call: &Call) -> Result<Found, Error> {
+    let status = servers
+        .send(call, Repeat::Harmless, |client| async move { client.maintenance_client().status().await })
+        .await?;
+    let members =
+        servers.send(call, Repeat::Harmless, |client| async move { client.cluster_client().member_list().await }).await;
+    let replicas = match members {
+        Ok(list) => {
+            let voters = list.members().iter().filter(|member| !member.is_learner()).count();
+            Some(u32::try_from(voters).unwrap_or(u32::MAX))
+        }
+        // An ordinary user may not be allowed to ask (etcd 3.6).
+        Err(Error::Denied { .. }) => None,
+        Err(err) => return Err(err),
+    };
+    let old = version_findings(status.version());
+    let honest_progress = old.is_none();
+    let mut findings: Vec<String> = old.into_iter().collect();
+    findings.extend(member_findings(replicas));
+    findings.extend(space_findings(status.errors(), status.db_size(), status.db_size_quota()));
+    if servers.authentication_off() {
+        findings.push("a user is configured, but the servers' authentication is switched off".to_owned());
+    }
+    if config.bares_password() {
+        findings.push("the user's password travels unencrypted: use https endpoints".to_owned());
+    }
+    Ok(Found { capabilities: Capabilities { replicas, findings, ..unheard() }, honest_progress })
+}
+
+fn version_findings(version: &str) -> Option<String> {
+    let mut parts = version.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    let known = (next(), next(), next());
+    (known < (3, 5, 8))
+        .then(|| format!("etcd {version} is older than 3.5.8: a watch may claim progress that it has not made"))
+}
+
+fn member_findings(replicas: Option<u32>) -> Option<String> {
+    match replicas {
+        Some(1) => Some("a single member keeps the only copy: three or more survive the loss of one".to_owned()),
+        Some(2) => Some("two members survive the loss of neither: three or more survive the loss of one".to_owned()),
+        Some(_) => None,
+        None => Some("the number of members cannot be read with these credentials".to_owned()),
+    }
+}
+
+fn space_findings(errors: &[String], size: i64, quota: i64) -> Vec<String> {
+    let mut findings: Vec<String> = errors.iter().map(|alarm| format!("a member raises an alarm: {alarm}")).collect();
+    // Told by etcd 3.6 and later; 0 before.
+    if quota > 0 && size > quota / 5 * 4 {
+        findings.push(format!("the database has used {size} of its {quota} bytes: compact and defragment it"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p13_each_unsafe_setting_is_a_finding() {
+        assert!(version_findings("3.4.36").unwrap().contains("3.4.36"));
+        assert!(version_findings("3.5.7").is_some());
+        for good in ["3.5.8", "3.5.30", "3.6.0", "3.6.0-rc.1", "4.0.0"] {
+            assert_eq!(version_findings(good), None, "{good}");
+        }
+        assert!(member_findings(Some(1)).is_some() && member_findings(Some(2)).is_some());
+        assert!(member_findings(None).is_some());
+        assert_eq!(member_findings(Some(3)), None);
+        assert_eq!(space_findings(&["memberID:1 alarm:NOSPACE".to_owned()], 0, 0).len(), 1);
+        assert_eq!(space_findings(&[], 81, 100).len(), 1);
+        assert_eq!(space_findings(&[], 80, 100), Vec::<String>::new());
+        assert_eq!(space_findings(&[], 1 << 40, 0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn p3_a_longer_grant_counts_as_lateness() {
+        let secs = Duration::from_secs;
+        assert_eq!(lateness(secs(2), secs(5)), secs(4));
+        assert_eq!(lateness(secs(30), secs(30)), secs(1));
+    }
+}

@@ -1,0 +1,360 @@
+//! A watch: what is there, then what changes, across restarts of servers (P4, P5, C4).
+//!
+//! One task follows the namespace from the revision of a list on and feeds a
+//! bounded channel; a slow reader slows it. Where a connection ends or falls
+//! silent, it goes on at the revision after the last one delivered, at the next
+//! member, having made sure that the store is still the same; what was compacted
+//! meanwhile ends the watch.
+//!
+//! In step means: a quorum said what the newest revision is, and this stream has
+//! delivered everything up to it. An open connection alone proves nothing: a member
+//! that is cut off from its quorum keeps answering for a while.
+
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use dc_controlplane::{Error, HeldIntent, Removal, Watch, WatchEvent};
+use dc_core::{DataCenterId, Intent, Version};
+use etcd_client::{Event, EventType, WatchOptions, WatchResponse, WatchStream};
+use futures::StreamExt;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, warn};
+
+use crate::{
+    connect::{Call, Repeat},
+    error::{self, Fate},
+    keys::{self, Place},
+    plane::{Answer, Contents, LARGEST_ANSWER, Shared},
+    store::Mark,
+};
+
+/// Events that may wait for a slow reader.
+const BUFFER: usize = 256;
+/// The first and the longest pause between two attempts to go on.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Starts to follow the namespace from `contents` on.
+pub(crate) fn start(shared: Arc<Shared>, contents: Contents) -> Watch {
+    let (events, receiver) = mpsc::channel(BUFFER);
+    tokio::spawn(async move {
+        let until_dropped = events.clone();
+        let following = Follower::new(shared, contents.mark, contents.revision, events.clone()).run(contents);
+        tokio::select! {
+            () = until_dropped.closed() => {}
+            end = following => {
+                if let End::Failed(err) = end {
+                    // Where the reader is gone, nobody is to be told.
+                    let _ = events.send(Err(err)).await;
+                }
+            }
+        }
+    });
+    ReceiverStream::new(receiver).boxed()
+}
+
+/// Why the following, or one connection of it, ended.
+enum End {
+    /// The reader is gone.
+    Dropped,
+    /// To be told to the reader; nothing follows.
+    Failed(Error),
+    /// The connection ended: go on with another.
+    Broken(String),
+}
+
+impl End {
+    fn lost(why: impl Into<String>) -> Self {
+        Self::Failed(Error::WatchLost { why: why.into() })
+    }
+}
+
+type QuorumRead = Pin<Box<dyn Future<Output = Result<Option<i64>, Error>> + Send>>;
+
+struct Follower {
+    shared: Arc<Shared>,
+    mark: Mark,
+    events: mpsc::Sender<Result<WatchEvent, Error>>,
+    /// The revision to go on at.
+    next: i64,
+    /// Everything up to this revision was delivered by the present connection, or lay before it.
+    delivered: i64,
+    /// The newest revision that a quorum told, until it is delivered.
+    wanted: Option<i64>,
+    /// The member to ask.
+    member: usize,
+    /// Whether the present connection has delivered anything.
+    alive: bool,
+}
+
+impl Follower {
+    fn new(shared: Arc<Shared>, mark: Mark, revision: i64, events: mpsc::Sender<Result<WatchEvent, Error>>) -> Self {
+        let member = shared.servers.preferred();
+        Self { shared, mark, events, next: revision + 1, delivered: revision, wanted: None, member, alive: false }
+    }
+
+    async fn run(mut self, contents: Contents) -> End {
+        if let Err(end) = self.replay(contents).await {
+            return end;
+        }
+        let mut pause = BACKOFF.0;
+        loop {
+            let Err(end) = self.connection().await else { return End::Dropped };
+            let End::Broken(why) = end else { return end };
+            if std::mem::take(&mut self.alive) {
+                pause = BACKOFF.0;
+            }
+            debug!(member = self.shared.servers.url(self.member), next = self.next, why, "a watch is interrupted");
+            self.member = self.shared.servers.next(self.member);
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn replay(&mut self, contents: Contents) -> Result<(), End> {
+        let mut kvs = contents.kvs;
+        kvs.sort_by_key(etcd_client::KeyValue::mod_revision);
+        for kv in &kvs {
+            let event = match self.shared.keys.place(kv.key()) {
+                Place::Record(id) => {
+                    keys::record(self.mark.store, &id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Put)
+                }
+                Place::Intent(id) => {
+                    keys::intent(self.mark.store, id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Intent)
+                }
+                Place::Foreign(corrupt) => WatchEvent::Skipped(corrupt),
+                Place::Store | Place::Gone(_) => continue,
+            };
+            self.emit(event).await?;
+        }
+        let as_of = self.version(contents.revision);
+        self.emit(WatchEvent::ReplayDone { as_of }).await
+    }
+
+    /// Follows one connection to its end.
+    async fn connection(&mut self) -> Result<(), End> {
+        let mut stream = self.open().await?;
+        let mut ticks = tokio::time::interval(self.shared.config.progress_interval());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent = 0;
+        self.wanted = None;
+        self.delivered = self.next - 1;
+        let mut asking: Option<QuorumRead> = Some(self.ask_quorum());
+        loop {
+            tokio::select! {
+                message = stream.message() => {
+                    silent = 0;
+                    self.message(message).await?;
+                }
+                told = answer(&mut asking) => {
+                    asking = None;
+                    self.quorum(told)?;
+                }
+                _ = ticks.tick() => {
+                    // Each tick asks for progress, so that two ticks of silence are a dead member.
+                    if silent == 2 {
+                        self.shared.servers.reconnect(self.member).await;
+                        return Err(End::Broken("no sign of life".to_owned()));
+                    }
+                    silent += 1;
+                    if asking.is_none() {
+                        asking = Some(self.ask_quorum());
+                    }
+                    let asked = tokio::time::timeout(self.shared.config.progress_interval(), stream.request_progress());
+                    if !matches!(asked.await, Ok(Ok(()))) {
+                        return Err(End::Broken("the connection takes no requests".to_owned()));
+                    }
+                }
+            }
+            self.in_step().await?;
+        }
+    }
+
+    /// Makes sure that the store is the same and has not fallen back, then opens the stream.
+    async fn open(&mut self) -> Result<WatchStream, End> {
+        match self.ask_quorum().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(other_store()),
+            Err(err) => return Err(outage(err)),
+        }
+        let (start, end) = self.shared.keys.range();
+        let options = WatchOptions::new().with_range(end).with_start_revision(self.next);
+        let opening = async {
+            let client = self.shared.servers.client(self.member).await?;
+            client.watch_client().max_decoding_message_size(LARGEST_ANSWER).watch(start, Some(options)).await
+        };
+        match tokio::time::timeout(self.shared.config.request_timeout(), opening).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(err)) => Err(self.client_error(err).await),
+            Err(_) => {
+                self.shared.servers.reconnect(self.member).await;
+                Err(End::Broken("no answer in time".to_owned()))
+            }
+        }
+    }
+
+    /// Asks a quorum for the newest revision; `None` where the store is another one.
+    fn ask_quorum(&self) -> QuorumRead {
+        // A quorum that knows less than was delivered has lost it.
+        let (shared, mark) = (Arc::clone(&self.shared), self.mark.having_seen(self.next - 1));
+        Box::pin(async move {
+            let call = Call::new("watch");
+            let key = shared.keys.store();
+            let asked = shared.txn(&call, Repeat::Harmless, mark, &key, None, Vec::new());
+            match shared.servers.bounded(&call, asked).await? {
+                Answer::Done { revision, .. } if shared.store.current() == Some(mark.store) => Ok(Some(revision)),
+                Answer::Done { .. } | Answer::Stored { .. } | Answer::OtherStore => Ok(None),
+            }
+        })
+    }
+
+    fn quorum(&mut self, told: Result<Option<i64>, Error>) -> Result<(), End> {
+        match told {
+            Ok(Some(newest)) => self.wanted = Some(newest),
+            Ok(None) => return Err(other_store()),
+            // The stream may go on without; only it is not in step.
+            Err(err @ Error::Denied { .. }) => return Err(End::Failed(err)),
+            Err(err) => debug!(%err, "no quorum vouches for a watch"),
+        }
+        Ok(())
+    }
+
+    async fn in_step(&mut self) -> Result<(), End> {
+        if self.wanted.is_some_and(|wanted| self.delivered >= wanted) {
+            self.wanted = None;
+            self.emit(WatchEvent::InStep).await?;
+        }
+        Ok(())
+    }
+
+    async fn message(&mut self, message: Result<Option<WatchResponse>, etcd_client::Error>) -> Result<(), End> {
+        let response = match message {
+            Ok(Some(response)) => response,
+            Ok(None) => return Err(End::Broken("the server ended the stream".to_owned())),
+            Err(err) => return Err(self.client_error(err).await),
+        };
+        if response.canceled() {
+            return Err(self.canceled(&response).await);
+        }
+        self.alive = true;
+        let shown = response.header().map_or(0, |header| header.revision());
+        match response.events().last().and_then(Event::kv) {
+            Some(last) => {
+                let last = last.mod_revision();
+                self.changes(response.events()).await?;
+                self.delivered = self.delivered.max(last);
+                self.next = self.next.max(last + 1);
+            }
+            // Progress: everything up to the shown revision was delivered before.
+            None if !response.created() => {
+                self.delivered = self.delivered.max(shown);
+                if self.shared.honest_progress.load(Ordering::Relaxed) {
+                    self.next = self.next.max(shown + 1);
+                }
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn canceled(&self, response: &WatchResponse) -> End {
+        if response.compact_revision() > 0 {
+            let compacted = response.compact_revision();
+            return End::lost(format!("revision {} was compacted away, etcd begins at {compacted}", self.next));
+        }
+        let why = response.cancel_reason();
+        if why.contains("permission denied") {
+            return End::Failed(Error::Denied { backend: crate::BACKEND, why: why.to_owned() });
+        }
+        // An invalid token among others: authenticate anew.
+        self.shared.servers.reconnect(self.member).await;
+        End::Broken(format!("the server cancelled the watch: {why}"))
+    }
+
+    async fn client_error(&self, err: etcd_client::Error) -> End {
+        match error::fate(&err) {
+            Fate::Denied => End::Failed(error::translate("watch", err, dc_controlplane::Outcome::Unchanged)),
+            Fate::StaleToken => {
+                self.shared.servers.reconnect(self.member).await;
+                End::Broken(err.to_string())
+            }
+            Fate::NotSent | Fate::Refused | Fate::Lost => End::Broken(err.to_string()),
+        }
+    }
+
+    /// Yields the events of one response: whole revisions, in order.
+    async fn changes(&mut self, events: &[Event]) -> Result<(), End> {
+        // A goodbye stands in the revision of the deletion that it explains.
+        let mut goodbyes: HashSet<(DataCenterId, i64)> = HashSet::new();
+        for event in events.iter().filter(|event| event.event_type() == EventType::Put) {
+            if let Some(kv) = event.kv()
+                && let Place::Gone(id) = self.shared.keys.place(kv.key())
+            {
+                goodbyes.insert((id, kv.mod_revision()));
+            }
+        }
+        for event in events {
+            let Some(kv) = event.kv() else { continue };
+            let (store, revision) = (self.mark.store, kv.mod_revision());
+            let put = event.event_type() == EventType::Put;
+            let event = match self.shared.keys.place(kv.key()) {
+                Place::Record(id) if put => {
+                    keys::record(store, &id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Put)
+                }
+                Place::Record(id) => {
+                    let said = goodbyes.contains(&(id.clone(), revision));
+                    let why = if said { Removal::Deregistered } else { Removal::Expired };
+                    WatchEvent::Removed { id, version: self.version(revision), why }
+                }
+                Place::Intent(id) if put => {
+                    keys::intent(store, id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Intent)
+                }
+                // Removed by hand: none means serve (P8).
+                Place::Intent(id) => {
+                    let version = self.version(revision);
+                    WatchEvent::Intent(HeldIntent { id, intent: Intent::default(), version })
+                }
+                Place::Store if put && keys::store_id(kv) == Ok(store) => continue,
+                Place::Store => {
+                    self.shared.store.is_another(self.mark);
+                    return Err(other_store());
+                }
+                Place::Foreign(corrupt) if put => WatchEvent::Skipped(corrupt),
+                Place::Foreign(_) | Place::Gone(_) => continue,
+            };
+            if let WatchEvent::Skipped(corrupt) = &event {
+                warn!(%corrupt, "something that cannot be decoded was written");
+            }
+            self.emit(event).await?;
+        }
+        Ok(())
+    }
+
+    fn version(&self, revision: i64) -> Version {
+        Version::new(self.mark.store, keys::unsigned(revision))
+    }
+
+    async fn emit(&self, event: WatchEvent) -> Result<(), End> {
+        self.events.send(Ok(event)).await.map_err(|_| End::Dropped)
+    }
+}
+
+/// The answer of the question that is being asked; never, where none is.
+async fn answer(asking: &mut Option<QuorumRead>) -> Result<Option<i64>, Error> {
+    match asking {
+        Some(read) => read.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn other_store() -> End {
+    End::lost("the store is another one, or has fallen back behind what was delivered")
+}
+
+fn outage(err: Error) -> End {
+    if err.is_outage() { End::Broken(err.to_string()) } else { End::Failed(err) }
+}
