@@ -1,1 +1,35 @@
-//! dc-controlplane over NATS JetStream.
+//! [`ControlPlane`](dc_controlplane::ControlPlane) over NATS JetStream: one key-value bucket, server 2.11 or newer.
+//!
+//! Owns how records, intents and the store's id lie in a bucket, and how the
+//! numbered guarantees are got out of JetStream. Must not know: other
+//! backends, actors, the registrar's decisions, what a routing table does with
+//! what it reads.
+//!
+//! # How the guarantees are kept
+//!
+//! - A [`Version`](dc_core::Version)'s revision is the stream sequence; its store is a random id that is written
+//!   once, by compare-and-set, under `meta/store` (P1).
+//! - Every write of a record is one publish that names the subject's last sequence (P2) and carries its lease
+//!   as the message's own TTL, so that the bucket needs no `max_age` (P3). A heartbeat writes the record again
+//!   (P7): NATS has no renewal, so each one gives a new version and wakes watchers.
+//! - The server leaves a marker when a TTL ends; watchers see it. They also time leases themselves (P4).
+//! - A list is one batched direct read ("multi last") of up to 1,024 keys, answered from one consistent moment;
+//!   beyond that, keys are read shard by shard (P6). Direct reads are answered by any replica: they may lag, and
+//!   say as of which sequence they are.
+//! - Markers live for `marker_ttl`; a watch that was away longer, or finds the store behind what it delivered,
+//!   or another store, ends with `WatchLost` (P5).
+//!
+//! Reading order: [`NatsConfig`], `keys`, `connect` (the link), `wire` (requests), `bucket` (settings and store
+//! id), `plane` (the contract), `watch`.
+
+mod bucket;
+mod config;
+mod connect;
+mod error;
+mod keys;
+mod plane;
+mod watch;
+mod wire;
+
+pub use config::{NatsConfig, NatsConfigBuilder};
+pub use plane::NatsControlPlane;

@@ -1,0 +1,567 @@
+//! The bucket: its settings, its store id, and requests that outlive a change of leader.
+//!
+//! Owns the audit (P13), the store's incarnation (P1) and the retries of what
+//! certainly changed nothing. Knows no records.
+
+use std::{
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use dc_controlplane::{Capabilities, Corrupt, Durability, Error, codec};
+use dc_core::{StoreId, Version};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    config::NatsConfig,
+    error::{ApiError, BACKEND, Call, Failure, cannot_work},
+    wire::{Ack, Read, Wire, write_headers},
+};
+
+/// How much later than its TTL a record may be gone: leases are rounded up to whole seconds, and the servers look
+/// for ended ones about once a second.
+pub(crate) const GRANULARITY: Duration = Duration::from_secs(3);
+
+/// What is known of the bucket, as of one connection.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) store: StoreId,
+    /// When the stream was made, in the server's words: another stream has another time.
+    pub(crate) created: String,
+    /// The stream's last sequence, as its leader said.
+    pub(crate) last_sequence: u64,
+    /// How long the trace of a removal is kept.
+    pub(crate) marker_ttl: Duration,
+    connects: u64,
+    capabilities: Capabilities,
+}
+
+/// One bucket, through one link.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    pub(crate) wire: Wire,
+    config: NatsConfig,
+    ready: RwLock<Option<Arc<Ready>>>,
+    /// One task looks at the bucket at a time.
+    gate: tokio::sync::Mutex<()>,
+    /// The highest sequence seen of the store.
+    highest: AtomicU64,
+}
+
+impl Bucket {
+    pub(crate) fn new(wire: Wire, config: NatsConfig) -> Self {
+        let (ready, gate) = (RwLock::default(), tokio::sync::Mutex::default());
+        Self { wire, config, ready, gate, highest: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn limit(&self) -> Duration {
+        self.config.request_timeout
+    }
+
+    fn known(&self) -> Option<Arc<Ready>> {
+        self.ready.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        match self.known() {
+            Some(ready) => ready.capabilities.clone(),
+            None => capabilities(&self.config, &Map::new(), Vec::new()),
+        }
+    }
+
+    /// The bucket, looked at once for each connection. Made if it is not there.
+    pub(crate) async fn ready(&self, call: &Call) -> Result<Arc<Ready>, Error> {
+        if let Some(ready) = self.current() {
+            return Ok(ready);
+        }
+        let _gate = self.gate.lock().await;
+        match self.current() {
+            Some(ready) => Ok(ready),
+            None => self.look(call).await,
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Ready>> {
+        self.known().filter(|ready| ready.connects == self.wire.link.connects())
+    }
+
+    /// Looks at the bucket anew, whatever is known of it.
+    pub(crate) async fn refresh(&self, call: &Call) -> Result<Arc<Ready>, Error> {
+        let _gate = self.gate.lock().await;
+        self.look(call).await
+    }
+
+    async fn look(&self, call: &Call) -> Result<Arc<Ready>, Error> {
+        self.wire.link.connected().await;
+        let connects = self.wire.link.connects();
+        self.wire.link.check_version()?;
+        let info = self.open(call).await?;
+        let audit = audit(&info.config, &self.config);
+        if !audit.impossible.is_empty() {
+            return Err(cannot_work(audit.impossible));
+        }
+        let store = self.store_id(call).await?;
+        let before = self.known();
+        if before.as_ref().is_none_or(|before| before.capabilities.findings != audit.findings) {
+            for finding in &audit.findings {
+                tracing::warn!(bucket = self.config.bucket, finding, "NATS is not set up safely");
+            }
+        }
+        if self.config.strict && !audit.findings.is_empty() {
+            return Err(cannot_work(audit.findings));
+        }
+        if let Some(before) = before.filter(|before| before.store != store) {
+            tracing::error!(before = %before.store, now = %store, "this is another store than before");
+            self.highest.store(info.state.last_seq, Ordering::SeqCst);
+        }
+        let ready = Arc::new(Ready {
+            store,
+            created: info.created,
+            last_sequence: info.state.last_seq,
+            marker_ttl: audit.marker_ttl,
+            connects,
+            capabilities: capabilities(&self.config, &info.config, audit.findings),
+        });
+        *self.ready.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&ready));
+        Ok(ready)
+    }
+
+    /// The stream's settings; made or mended where that is needed and possible.
+    async fn open(&self, call: &Call) -> Result<StreamInfo, Error> {
+        let stream = self.wire.keys.stream();
+        let info = match self.api::<StreamInfo>(call, &format!("STREAM.INFO.{stream}"), None).await {
+            Err(ApiOr::Api(err)) if err.is_not_found() => {
+                let wanted = settings(&self.config, &self.wire.keys.all(), stream);
+                match self.api(call, &format!("STREAM.CREATE.{stream}"), Some(&wanted)).await {
+                    // Another process made it meanwhile, from other settings.
+                    Err(ApiOr::Api(err)) if err.is_name_in_use() => {
+                        self.api(call, &format!("STREAM.INFO.{stream}"), None).await
+                    }
+                    made => made,
+                }
+            }
+            info => info,
+        };
+        let info = info.map_err(|err| err.into_error(call))?;
+        let mends = audit(&info.config, &self.config).mends;
+        if mends.is_empty() {
+            return Ok(info);
+        }
+        let mut mended = info.config;
+        for (field, value) in &mends {
+            mended.insert((*field).to_owned(), value.clone());
+        }
+        tracing::warn!(bucket = self.config.bucket, ?mends, "turning on what leases need");
+        match self.api(call, &format!("STREAM.UPDATE.{stream}"), Some(&Value::Object(mended))).await {
+            Ok(info) => Ok(info),
+            Err(ApiOr::Api(err)) if !err.is_temporary() => Err(cannot_work(vec![format!(
+                "the bucket {} keeps no leases (TTLs on single keys and limit markers), and they cannot be turned on: {err}",
+                self.config.bucket
+            )])),
+            Err(err) => Err(err.into_error(call)),
+        }
+    }
+
+    /// The store's id: read, or written by compare-and-set where there is none.
+    async fn store_id(&self, call: &Call) -> Result<StoreId, Error> {
+        let subject = self.wire.keys.store();
+        let mut at_least = 0;
+        let mut expected = 0;
+        loop {
+            let read = self.read_from(call, std::slice::from_ref(&subject), at_least).await?;
+            let held = read.messages.into_iter().next();
+            if let Some(held) = &held
+                && held.removal.is_none()
+            {
+                return parse_store_id(&held.payload);
+            }
+            expected = held.map_or(0, |tombstone| tombstone.sequence).max(expected);
+            let fresh = StoreId(rand::random());
+            let headers = write_headers(Some(expected), None);
+            match self.wire.publish(call, &subject, headers, fresh.to_string().into()).await {
+                Ok(Ack::Stored(_)) => {
+                    tracing::info!(store = %fresh, bucket = self.config.bucket, "the store was used for the first time");
+                    return Ok(fresh);
+                }
+                Ok(Ack::WrongLast(stored)) => at_least = stored.unwrap_or(at_least),
+                Err(failure) => self.retry(call, failure).await?,
+            }
+        }
+    }
+
+    /// Reads until the answer is as of `at_least` or later: a replica may lag.
+    async fn read_from(&self, call: &Call, filters: &[String], at_least: u64) -> Result<Read, Error> {
+        let mut pause = Pause::default();
+        loop {
+            match self.wire.read(call, filters).await {
+                Ok(read) if read.up_to >= at_least => {
+                    self.highest.fetch_max(read.up_to, Ordering::SeqCst);
+                    return Ok(read);
+                }
+                Ok(read) => {
+                    let (as_of, wanted) = (read.up_to, at_least);
+                    call.note(format!("the replica that answers is behind: at {as_of}, not yet at {wanted}"));
+                    pause.rest().await;
+                }
+                Err(failure) => self.retry(call, failure).await?,
+            }
+        }
+    }
+
+    /// Reads; looks at the bucket where nothing answers. May be stale, but not older than `at_least`.
+    pub(crate) async fn read(&self, call: &Call, filters: &[String], at_least: u64) -> Result<Read, Failure> {
+        let mut pause = Pause::default();
+        loop {
+            match self.wire.read(call, filters).await {
+                Ok(read) if read.up_to >= at_least => {
+                    self.highest.fetch_max(read.up_to, Ordering::SeqCst);
+                    return Ok(read);
+                }
+                Ok(_) => pause.rest().await,
+                Err(Failure::TooMany) => return Err(Failure::TooMany),
+                Err(failure) => {
+                    self.retry(call, failure).await?;
+                    self.refresh(call).await?;
+                }
+            }
+        }
+    }
+
+    /// Publishes; tries again where that certainly changed nothing.
+    pub(crate) async fn publish(
+        &self,
+        call: &Call,
+        subject: &str,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<Ack, Error> {
+        loop {
+            match self.wire.publish(call, subject, headers.clone(), payload.clone()).await {
+                Ok(ack) => return Ok(ack),
+                Err(failure) => {
+                    self.retry(call, failure).await?;
+                    self.refresh(call).await?;
+                }
+            }
+        }
+    }
+
+    /// The version that an accepted write has. `before` is [`highest`](Self::highest) from before it was sent.
+    ///
+    /// The leader gives sequences in order: one that is not above all that was seen comes from another stream, or
+    /// from one that lost acknowledged writes.
+    pub(crate) async fn accepted(&self, call: &Call, before: u64, sequence: u64) -> Result<Version, Error> {
+        if sequence <= before {
+            tracing::error!(sequence, seen = before, "the store went back: it was wiped, or lost acknowledged writes");
+            self.highest.store(sequence, Ordering::SeqCst);
+            let store = self.refresh(call).await?.store;
+            return Ok(Version::new(store, sequence));
+        }
+        self.highest.fetch_max(sequence, Ordering::SeqCst);
+        Ok(Version::new(self.ready(call).await?.store, sequence))
+    }
+
+    /// The highest sequence that was seen of the store.
+    pub(crate) fn highest(&self) -> u64 {
+        self.highest.load(Ordering::SeqCst)
+    }
+
+    /// Waits a moment before the next try, or gives up.
+    async fn retry(&self, call: &Call, failure: Failure) -> Result<(), Error> {
+        match failure {
+            Failure::Final(err) => return Err(err),
+            Failure::Api(err) if !err.is_temporary() => return Err(call.backend(err)),
+            Failure::Api(err) => call.note(err),
+            Failure::TooMany => return Err(call.backend("more keys than one read answers for")),
+            Failure::Again => {}
+            Failure::NoResponders => {
+                call.note(format!("nothing answers for the bucket {}: no leader, or no JetStream", self.config.bucket));
+            }
+        }
+        Pause::default().rest().await;
+        Ok(())
+    }
+
+    /// An API request that is tried again while the servers say "not yet".
+    async fn api<T: for<'de> Deserialize<'de>>(
+        &self,
+        call: &Call,
+        operation: &str,
+        body: Option<&Value>,
+    ) -> Result<T, ApiOr> {
+        loop {
+            match self.wire.api(call, operation, body).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Api(err)) if !err.is_temporary() => return Err(ApiOr::Api(err)),
+                Err(failure) => self.retry(call, failure).await.map_err(ApiOr::Other)?,
+            }
+        }
+    }
+}
+
+/// A refusal that the caller looks at, or any other error.
+enum ApiOr {
+    Api(ApiError),
+    Other(Error),
+}
+
+impl ApiOr {
+    fn into_error(self, call: &Call) -> Error {
+        match self {
+            Self::Api(err) => call.backend(err),
+            Self::Other(err) => err,
+        }
+    }
+}
+
+/// Rests between tries: 20 ms at first, 320 ms at most, each up to a half shorter by chance.
+#[derive(Default)]
+pub(crate) struct Pause(u32);
+
+impl Pause {
+    pub(crate) async fn rest(&mut self) {
+        let full = Duration::from_millis(20 << self.0.min(4));
+        self.0 += 1;
+        tokio::time::sleep(full.mul_f64(rand::random_range(0.5..1.0))).await;
+    }
+}
+
+pub(crate) fn parse_store_id(payload: &[u8]) -> Result<StoreId, Error> {
+    let text = String::from_utf8_lossy(payload);
+    let corrupt = |err: dc_core::Invalid| Corrupt { key: codec::STORE_ID.to_owned(), why: err.to_string() };
+    text.parse().map_err(|err| corrupt(err).into())
+}
+
+#[derive(Debug, Deserialize)]
+struct StreamInfo {
+    config: Map<String, Value>,
+    created: String,
+    state: StreamState,
+}
+
+#[derive(Debug, Deserialize)]
+struct StreamState {
+    last_seq: u64,
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The settings of a new bucket: those of every key-value bucket, with one value for each key and TTL markers.
+fn settings(config: &NatsConfig, subject: &str, stream: &str) -> Value {
+    json!({
+        "name": stream,
+        "description": "multidc: datacenter records and intents",
+        "subjects": [subject],
+        "retention": "limits",
+        "storage": "file",
+        "num_replicas": config.replicas,
+        "max_msgs_per_subject": 1,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_msg_size": -1,
+        "max_consumers": -1,
+        "discard": "new",
+        "allow_direct": true,
+        "allow_rollup_hdrs": true,
+        "deny_delete": true,
+        "allow_msg_ttl": true,
+        "subject_delete_marker_ttl": nanos(config.marker_ttl),
+    })
+}
+
+/// What an existing bucket's settings mean for us (P13).
+#[derive(Debug, Default, PartialEq)]
+struct Audit {
+    /// Why it cannot be used at all.
+    impossible: Vec<String>,
+    /// Settings to be turned on, without harm to what others do with the bucket.
+    mends: Vec<(&'static str, Value)>,
+    /// What is unsafe, or other than configured.
+    findings: Vec<String>,
+    marker_ttl: Duration,
+}
+
+fn audit(stream: &Map<String, Value>, config: &NatsConfig) -> Audit {
+    let mut audit = Audit::default();
+    let number = |field: &str| stream.get(field).and_then(Value::as_i64).unwrap_or_default();
+    let is = |field: &str| stream.get(field).and_then(Value::as_bool).unwrap_or_default();
+    let bucket = &config.bucket;
+
+    let max_age = number("max_age");
+    if max_age > 0 {
+        let max_age = Duration::from_nanos(max_age.unsigned_abs());
+        audit.impossible.push(format!(
+            "the bucket {bucket} has max_age {max_age:?}, which would silently end intents and the store's id; it must have none"
+        ));
+    }
+    let history = number("max_msgs_per_subject");
+    if history != 1 {
+        audit.impossible.push(format!(
+            "the bucket {bucket} has history {history}, which keeps leases from ending in time; it must be 1"
+        ));
+    }
+    for (field, why) in [("sealed", "takes no writes"), ("no_ack", "confirms no writes")] {
+        if is(field) {
+            audit.impossible.push(format!("the bucket {bucket} is `{field}`: it {why}"));
+        }
+    }
+    if stream.get("mirror").is_some_and(|mirror| !mirror.is_null()) {
+        audit.impossible.push(format!("the bucket {bucket} is a mirror: it takes no writes"));
+    }
+
+    for field in ["allow_direct", "allow_msg_ttl"] {
+        if !is(field) {
+            audit.mends.push((field, true.into()));
+        }
+    }
+    let markers = Duration::from_nanos(number("subject_delete_marker_ttl").unsigned_abs());
+    if markers.is_zero() {
+        audit.mends.push(("subject_delete_marker_ttl", nanos(config.marker_ttl).into()));
+        audit.mends.push(("allow_rollup_hdrs", true.into()));
+        audit.mends.push(("deny_purge", false.into()));
+    } else if markers != config.marker_ttl {
+        let wanted = config.marker_ttl;
+        audit.findings.push(format!("the bucket {bucket} keeps markers for {markers:?}, not {wanted:?} as configured"));
+    }
+    audit.marker_ttl = if markers.is_zero() { config.marker_ttl } else { markers };
+
+    let replicas = number("num_replicas").max(1);
+    if replicas != i64::from(config.replicas) {
+        let wanted = config.replicas;
+        audit.findings.push(format!("the bucket {bucket} has {replicas} replicas, not {wanted} as configured"));
+    }
+    if replicas < 3 {
+        audit
+            .findings
+            .push(format!("the bucket {bucket} has {replicas} replica(s): losing a server may lose the store"));
+    }
+    if stream.get("storage").and_then(Value::as_str) != Some("file") {
+        audit.findings.push(format!("the bucket {bucket} is kept in memory: a restart loses the store"));
+    }
+    for field in ["max_msgs", "max_bytes"] {
+        if number(field) > 0 {
+            audit
+                .findings
+                .push(format!("the bucket {bucket} has {field} {}: records may be refused or lost", number(field)));
+        }
+    }
+    if stream.get("persist_mode").and_then(Value::as_str) == Some("async") {
+        audit
+            .findings
+            .push(format!("the bucket {bucket} persists asynchronously: a crash may take back accepted writes"));
+    }
+    if !config.fsync_always {
+        audit.findings.push(
+            "whether the servers run with `sync_interval: always` cannot be read: if not, a power loss may take back \
+             accepted writes; say so in the configuration if they do"
+                .to_owned(),
+        );
+    }
+    audit
+}
+
+fn capabilities(config: &NatsConfig, stream: &Map<String, Value>, findings: Vec<String>) -> Capabilities {
+    let text = |field: &str| stream.get(field).and_then(Value::as_str);
+    let durability = match (text("storage"), text("persist_mode")) {
+        (Some("memory"), _) => Durability::Memory,
+        (_, Some("async")) => Durability::AfterAck,
+        _ if config.fsync_always => Durability::BeforeAck,
+        _ => Durability::Unknown,
+    };
+    let replicas = stream.get("num_replicas").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    Capabilities {
+        backend: BACKEND,
+        watch: true,
+        expiry_events: true,
+        expiry_granularity: GRANULARITY,
+        linearizable_reads: false,
+        renewal_keeps_version: false,
+        replicas,
+        durability,
+        findings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NatsConfig {
+        NatsConfig::builder("nats://h").replicas(3).fsync_always(true).build().unwrap()
+    }
+
+    fn made() -> Map<String, Value> {
+        match settings(&config(), "$KV.multidc.>", "KV_multidc") {
+            Value::Object(map) => map,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn p13_a_bucket_of_our_own_making_has_no_findings() {
+        let audit = audit(&made(), &config());
+        assert_eq!(audit, Audit { marker_ttl: config().marker_ttl, ..Audit::default() });
+    }
+
+    #[test]
+    fn p13_each_setting_that_cannot_work_is_refused_by_name() {
+        for (field, value) in [
+            ("max_age", json!(5_000_000_000_u64)),
+            ("max_msgs_per_subject", json!(5)),
+            ("sealed", json!(true)),
+            ("no_ack", json!(true)),
+            ("mirror", json!({"name": "KV_other"})),
+        ] {
+            let mut stream = made();
+            stream.insert(field.to_owned(), value);
+            let audit = audit(&stream, &config());
+            assert_eq!(audit.impossible.len(), 1, "{field}: {audit:?}");
+        }
+    }
+
+    #[test]
+    fn p13_what_differs_or_is_unsafe_is_found() {
+        for (field, value, word) in [
+            ("num_replicas", json!(1), "replica"),
+            ("num_replicas", json!(5), "5 replicas, not 3"),
+            ("storage", json!("memory"), "memory"),
+            ("subject_delete_marker_ttl", json!(5_000_000_000_u64), "markers for 5s"),
+            ("max_bytes", json!(1_000_000), "max_bytes"),
+            ("persist_mode", json!("async"), "asynchronously"),
+        ] {
+            let mut stream = made();
+            stream.insert(field.to_owned(), value);
+            let audit = audit(&stream, &config());
+            assert!(audit.impossible.is_empty() && audit.mends.is_empty(), "{field}: {audit:?}");
+            assert!(audit.findings.iter().any(|finding| finding.contains(word)), "{field}: {audit:?}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_without_leases_is_mended() {
+        let mut stream = made();
+        stream.remove("allow_msg_ttl");
+        stream.remove("subject_delete_marker_ttl");
+        let fields: Vec<_> = audit(&stream, &config()).mends.into_iter().map(|(field, _)| field).collect();
+        assert_eq!(fields, ["allow_msg_ttl", "subject_delete_marker_ttl", "allow_rollup_hdrs", "deny_purge"]);
+    }
+
+    #[test]
+    fn durability_is_what_can_be_known() {
+        let plain = NatsConfig::builder("nats://h").build().unwrap();
+        assert_eq!(capabilities(&plain, &made(), vec![]).durability, Durability::Unknown);
+        assert_eq!(capabilities(&config(), &made(), vec![]).durability, Durability::BeforeAck);
+        let mut memory = made();
+        memory.insert("storage".into(), "memory".into());
+        assert_eq!(capabilities(&config(), &memory, vec![]).durability, Durability::Memory);
+    }
+}

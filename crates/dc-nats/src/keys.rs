@@ -1,0 +1,211 @@
+//! Where things lie in the bucket.
+//!
+//! A record's key is `<shard>.<shard>.records/<id>`, an intent's
+//! `<shard>.<shard>.intents/<id>`, the store's id lies under `meta/store`. The
+//! two shard tokens are the hexadecimal digits of a hash of the id: one batched
+//! read answers for at most 1,024 keys, so larger buckets are read by shards.
+
+use dc_controlplane::{Corrupt, codec};
+use dc_core::DataCenterId;
+
+/// How many shards a bucket is read in: all at once, or ever smaller shares, up to one for each pair of tokens.
+pub(crate) const PAGE_STEPS: [usize; 5] = [1, 4, 16, 64, 256];
+
+const HEX: [&str; 16] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f"];
+
+/// The subjects of one bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    prefix: String,
+    stream: String,
+}
+
+/// What a subject of the bucket stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    Store,
+    Record(DataCenterId),
+    Intent(DataCenterId),
+    /// Not ours, or damaged.
+    Foreign(Corrupt),
+}
+
+impl Keys {
+    pub(crate) fn new(bucket: &str) -> Self {
+        Self { prefix: format!("$KV.{bucket}."), stream: format!("KV_{bucket}") }
+    }
+
+    /// The stream behind the bucket.
+    pub(crate) fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// Every key of the bucket.
+    pub(crate) fn all(&self) -> String {
+        format!("{}>", self.prefix)
+    }
+
+    pub(crate) fn store(&self) -> String {
+        format!("{}{}", self.prefix, codec::STORE_ID)
+    }
+
+    pub(crate) fn record(&self, id: &DataCenterId) -> String {
+        self.sharded(codec::RECORDS, id)
+    }
+
+    pub(crate) fn intent(&self, id: &DataCenterId) -> String {
+        self.sharded(codec::INTENTS, id)
+    }
+
+    fn sharded(&self, kind: &str, id: &DataCenterId) -> String {
+        let [high, low] = shard(id.as_str());
+        format!("{}{high}.{low}.{kind}{id}", self.prefix)
+    }
+
+    /// The key as people know it: the subject without the bucket's prefix.
+    pub(crate) fn key<'s>(&self, subject: &'s str) -> &'s str {
+        subject.strip_prefix(&self.prefix).unwrap_or(subject)
+    }
+
+    /// What `subject` stands for.
+    pub(crate) fn read(&self, subject: &str) -> Key {
+        let key = self.key(subject);
+        if key == codec::STORE_ID {
+            return Key::Store;
+        }
+        let foreign = |why: &str| Key::Foreign(Corrupt { key: key.to_owned(), why: why.to_owned() });
+        let Some((shards, rest)) = key.get(..4).zip(key.get(4..)) else {
+            return foreign("no key of ours");
+        };
+        let (prefix, wrap): (_, fn(DataCenterId) -> Key) = if rest.starts_with(codec::RECORDS) {
+            (codec::RECORDS, Key::Record)
+        } else if rest.starts_with(codec::INTENTS) {
+            (codec::INTENTS, Key::Intent)
+        } else {
+            return foreign("no key of ours");
+        };
+        match codec::id_of_key(prefix, rest) {
+            Ok(id) => {
+                let [high, low] = shard(id.as_str());
+                if shards == format!("{high}.{low}.") { wrap(id) } else { foreign("lies in the wrong shard") }
+            }
+            Err(corrupt) => foreign(&corrupt.why),
+        }
+    }
+
+    /// The subjects of page `page` of `pages` (one of [`PAGE_STEPS`]); the first holds the store's id as well.
+    pub(crate) fn page(&self, pages: usize, page: usize) -> Vec<String> {
+        let mut subjects = match pages {
+            1 => return vec![self.all()],
+            // Shares of the 16 first tokens, or of the 256 pairs.
+            4 | 16 => self.share(16 / pages, page, |n| HEX[n].to_owned()),
+            _ => self.share(256 / pages, page, |n| format!("{}.{}", HEX[n / 16], HEX[n % 16])),
+        };
+        if page == 0 {
+            subjects.push(self.store());
+        }
+        subjects
+    }
+
+    fn share(&self, size: usize, page: usize, tokens: impl Fn(usize) -> String) -> Vec<String> {
+        (page * size..(page + 1) * size).map(|n| format!("{}{}.>", self.prefix, tokens(n))).collect()
+    }
+}
+
+/// FNV-1a, 32 bit, folded to one byte: stable for ever, since it decides where a record lies.
+fn shard(id: &str) -> [&'static str; 2] {
+    let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let byte = (hash ^ (hash >> 8) ^ (hash >> 16) ^ (hash >> 24)) as usize & 0xff;
+    [HEX[byte >> 4], HEX[byte & 0xf]]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use dc_core::DataCenter;
+
+    use super::*;
+
+    fn id(name: &str) -> DataCenterId {
+        DataCenter::new(name).region("eu").build().unwrap().id().clone()
+    }
+
+    /// The rule of NATS: tokens are not empty, `*` and `>` stand alone.
+    fn matches(filter: &str, subject: &str) -> bool {
+        let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
+        loop {
+            match (filter.next(), subject.next()) {
+                (Some(">"), Some(_)) | (None, None) => return true,
+                (Some("*"), Some(_)) => {}
+                (Some(a), Some(b)) if a == b => {}
+                _ => return false,
+            }
+        }
+    }
+
+    #[test]
+    fn keys_read_back() {
+        let keys = Keys::new("multidc");
+        for name in ["dc-1", "ä b", "x.y/z=*>"] {
+            assert_eq!(keys.read(&keys.record(&id(name))), Key::Record(id(name)));
+            assert_eq!(keys.read(&keys.intent(&id(name))), Key::Intent(id(name)));
+        }
+        assert_eq!(keys.read(&keys.store()), Key::Store);
+    }
+
+    #[test]
+    fn every_key_is_legal_in_nats() {
+        let keys = Keys::new("multidc");
+        for name in ["dc-1", "ä b", "x.y/z=*>", "."] {
+            for subject in [keys.record(&id(name)), keys.intent(&id(name))] {
+                let key = keys.key(&subject);
+                assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_=.".contains(&b)), "{key}");
+                assert!(key.split('.').all(|token| !token.is_empty()), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_key_lies_on_exactly_one_page_of_every_step() {
+        let keys = Keys::new("multidc");
+        for pages in PAGE_STEPS {
+            for n in 0..200 {
+                let subject = keys.record(&id(&format!("dc-{n}")));
+                let hits = (0..pages)
+                    .flat_map(|page| keys.page(pages, page))
+                    .filter(|filter| matches(filter, &subject))
+                    .count();
+                assert_eq!(hits, 1, "{subject} with {pages} pages");
+            }
+            let stores =
+                (0..pages).flat_map(|page| keys.page(pages, page)).filter(|f| matches(f, &keys.store())).count();
+            assert_eq!(stores, 1);
+        }
+    }
+
+    #[test]
+    fn shards_are_spread_and_stay_where_they_are() {
+        let used: BTreeSet<_> = (0..4_000).map(|n| shard(&format!("eu/dc-{n}"))).collect();
+        assert!(used.len() > 240, "{}", used.len());
+        assert_eq!((shard("eu/dc-1"), shard("dc")), (["5", "9"], ["b", "f"]), "stored keys depend on it");
+    }
+
+    #[test]
+    fn strangers_keys_are_foreign_with_a_reason() {
+        let keys = Keys::new("b");
+        let moved = keys.record(&id("dc-1")).replacen("5.9.", "9.5.", 1);
+        for (subject, why) in [
+            ("$KV.b.hello", "no key of ours"),
+            ("$KV.b.a.b.c.d", "no key of ours"),
+            ("$KV.b.ä.b.records/x", "no key of ours"),
+            ("$KV.b.0.0.records/", "name"),
+            (moved.as_str(), "wrong shard"),
+        ] {
+            match keys.read(subject) {
+                Key::Foreign(corrupt) => assert!(corrupt.why.contains(why), "{subject}: {corrupt}"),
+                other => panic!("{subject}: {other:?}"),
+            }
+        }
+    }
+}
