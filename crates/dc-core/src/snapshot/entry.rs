@@ -37,7 +37,7 @@ pub enum Freshness {
 }
 
 /// One datacenter as one reader sees it. Immutable and shared; cloning the `Arc` round it is cheap.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     id: DataCenterId,
     home_hash: u64,
@@ -140,7 +140,21 @@ impl Entry {
     /// The same datacenter, seen alive: its lease starts anew with `lease`.
     #[must_use]
     pub fn renewed(&self, lease: Lease) -> Self {
-        Self::new(Arc::clone(&self.record), self.intent.clone(), lease, Seen::Live)
+        if self.seen != Seen::Live {
+            return Self::new(Arc::clone(&self.record), self.intent.clone(), lease, Seen::Live);
+        }
+        Self { lease, ..self.clone() }
+    }
+
+    /// Whether `other` differs in nothing but its lease.
+    pub fn same_but_lease(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.record, &other.record)
+            && self.seen == other.seen
+            && match (&self.intent, &other.intent) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (None, None) => true,
+                _ => false,
+            }
     }
 
     /// The same datacenter under another standing.

@@ -80,7 +80,7 @@ impl Snapshot {
         self.store
     }
 
-    /// Grows by at least one with each published change: a cheap "has anything changed".
+    /// Grows with each change but mere renewals: a cheap "has anything changed".
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -153,8 +153,8 @@ impl Snapshot {
     ///
     /// A renewal (same place, same routability) copies one chunk of slots and touches no index.
     pub fn put(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
-        self.generation += 1;
         let Some(slot) = self.slot_of(entry.id()) else {
+            self.generation += 1;
             let hash = hash::index(entry.id().as_str().as_bytes());
             let slot = self.slots.insert(Arc::clone(&entry));
             self.by_id.insert(hash, slot);
@@ -163,6 +163,7 @@ impl Snapshot {
         };
         // The slot came from the index, so it is full.
         let old = self.slots.get(slot).map(Arc::clone)?;
+        self.generation += u64::from(!old.same_but_lease(&entry));
         if old.routability() == entry.routability() && old.data_center() == entry.data_center() {
             self.slots.replace(slot, entry);
         } else {

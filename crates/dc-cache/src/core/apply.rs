@@ -1,0 +1,343 @@
+//! What a list or an event changes (C3, C6).
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use dc_controlplane::{Corrupt, HeldIntent, Listing, Removal, codec};
+use dc_core::{DataCenterId, DataCenterRecord, Entry, Lease, Seen, Version};
+
+use super::{Core, ListTicket, Listed, Replay, Traits};
+use crate::TableEvent;
+
+/// What cannot be decoded is remembered, so as not to be told again, up to so many keys.
+const SKIPPED: usize = 1_024;
+
+/// How a complete view of the store relates to the table.
+enum Standing {
+    /// Of the same incarnation, and not older than what was delivered.
+    Later,
+    /// Older than what was delivered, which reads that are not linearizable may be.
+    Behind,
+    /// Of another incarnation, or of one that was set back.
+    Afresh,
+}
+
+impl Core {
+    /// The answer to a list that was asked with `ticket`.
+    pub fn listed(&mut self, ticket: ListTicket, listing: Listing, traits: Traits, now: Instant) -> Listed {
+        self.traits = traits;
+        self.contact.heard(now);
+        let Listing { as_of, records, intents, skipped } = listing;
+        let afresh = match self.standing(ticket, as_of, now) {
+            Standing::Behind => {
+                self.list_wanted = true;
+                return Listed::Behind;
+            }
+            Standing::Later => false,
+            Standing::Afresh => {
+                self.start_afresh(as_of, now);
+                true
+            }
+        };
+        self.delivered(as_of, now);
+        let mut seen = self.skip_all(skipped);
+        let mut said = BTreeSet::new();
+        for held in intents {
+            said.insert(held.id.clone());
+            self.intend(held, afresh);
+        }
+        for record in records {
+            seen.insert(record.id().clone());
+            self.listed_record(record, as_of, ticket.begun, afresh, now);
+        }
+        self.expire_unreadable(&seen, ticket.begun, now);
+        self.drop_missing(&seen, &said, as_of, afresh, now);
+        self.completed(as_of);
+        self.proved(ticket.begun, now);
+        Listed::InStep
+    }
+
+    fn standing(&mut self, ticket: ListTicket, as_of: Version, now: Instant) -> Standing {
+        let Some(store) = self.snapshot.store() else { return Standing::Later };
+        if store != as_of.store {
+            return Standing::Afresh;
+        }
+        let behind = ticket.high.is_some_and(|high| high.store == as_of.store && as_of.revision < high.revision);
+        if !behind {
+            self.behind_since = None;
+            return Standing::Later;
+        }
+        if self.traits.linearizable_reads {
+            return Standing::Afresh;
+        }
+        let since = *self.behind_since.get_or_insert(now);
+        if now.saturating_duration_since(since) > self.contact.max_staleness() {
+            return Standing::Afresh;
+        }
+        Standing::Behind
+    }
+
+    /// Another store, or one that was set back: versions that were seen mean nothing any more (C3).
+    fn start_afresh(&mut self, as_of: Version, now: Instant) {
+        let from = self.snapshot.store().unwrap_or(as_of.store);
+        self.events.push(TableEvent::StoreChanged { from, to: as_of.store });
+        self.snapshot.set_store(Some(as_of.store));
+        self.tombstones.clear();
+        self.complete = None;
+        self.high = Some((as_of, now));
+        self.behind_since = None;
+        // The open watch, if there is one, replays the store that is no more.
+        self.replay = None;
+        self.watching = false;
+        self.rewatch = true;
+        self.dirty = true;
+    }
+
+    fn listed_record(&mut self, record: DataCenterRecord, as_of: Version, at: Instant, afresh: bool, now: Instant) {
+        let (id, version) = (record.id().clone(), record.version);
+        let Some(held) = self.snapshot.get(&id) else {
+            let outdated = self.is_known_gone(version) && self.complete.is_some_and(|complete| newer(complete, as_of));
+            let late = self.tombstones.is_after(&id, version) || outdated;
+            if afresh || !late {
+                self.join(record, at);
+            }
+            return;
+        };
+        let held_version = held.record().version;
+        if afresh || newer(version, held_version) {
+            if afresh || !self.tombstones.is_after(&id, version) {
+                self.replace(record, at);
+            }
+        } else if version == held_version && !self.tombstones.is_after(&id, version) {
+            if self.traits.linearizable_reads {
+                self.renew(&id, at);
+            } else if held.lease().is_expired(at) {
+                self.expire(&id, now);
+            }
+        }
+    }
+
+    /// A record whose key holds garbage now is not there to be renewed; it goes when its lease has ended.
+    fn expire_unreadable(&mut self, seen: &BTreeSet<DataCenterId>, at: Instant, now: Instant) {
+        let unreadable = |id: &&DataCenterId| seen.contains(*id) && self.skipped.keys().any(|key| names(key, id));
+        let ended: Vec<_> = self
+            .snapshot
+            .iter()
+            .filter(|entry| !self.skipped.is_empty() && entry.lease().is_expired(at))
+            .map(|entry| entry.id())
+            .filter(unreadable)
+            .cloned()
+            .collect();
+        for id in ended {
+            self.expire(&id, now);
+        }
+    }
+
+    /// What a complete view of `as_of` lacks is gone, if it is not newer than the view (P6).
+    fn drop_missing(
+        &mut self,
+        records: &BTreeSet<DataCenterId>,
+        intents: &BTreeSet<DataCenterId>,
+        as_of: Version,
+        afresh: bool,
+        now: Instant,
+    ) {
+        let old = |version: Version| afresh || !newer(version, as_of);
+        let missing: Vec<_> = self
+            .snapshot
+            .iter()
+            .filter(|entry| !records.contains(entry.id()) && old(entry.record().version))
+            .map(|entry| entry.id().clone())
+            .collect();
+        for id in missing {
+            self.gone(&id, as_of, Removal::Unknown, afresh, now);
+        }
+        let unsaid: Vec<_> = self
+            .intents
+            .iter()
+            .filter(|(id, (_, version))| !intents.contains(*id) && old(*version))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in unsaid {
+            self.intents.remove(&id);
+            // What is spared while the store has forgotten it keeps the stricter word.
+            let spared = self.snapshot.get(&id).is_some_and(|entry| entry.seen() == Seen::Grace);
+            if !spared {
+                self.set_intent(&id, None);
+            }
+        }
+    }
+
+    fn completed(&mut self, as_of: Version) {
+        if self.complete.is_none_or(|complete| complete.store != as_of.store || newer(as_of, complete)) {
+            self.complete = Some(as_of);
+            self.tombstones.complete(as_of);
+        }
+    }
+
+    /// Whether what has `version`, and is not in the table, was gone by the last complete view already.
+    fn is_known_gone(&self, version: Version) -> bool {
+        self.complete.is_some_and(|complete| complete.store == version.store && !newer(version, complete))
+    }
+
+    pub(super) fn put(&mut self, record: DataCenterRecord, now: Instant) {
+        let (id, version) = (record.id().clone(), record.version);
+        if !self.delivered(version, now) {
+            return;
+        }
+        if let Some(replay) = &mut self.replay {
+            replay.records.insert(id.clone());
+        }
+        if self.tombstones.covers(&id, version) {
+            return;
+        }
+        match self.snapshot.get(&id) {
+            None if self.is_known_gone(version) => {}
+            None => self.join(record, now),
+            Some(held) if newer(version, held.record().version) => self.replace(record, now),
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn removed(&mut self, id: &DataCenterId, version: Version, why: Removal, now: Instant) {
+        if !self.delivered(version, now) {
+            return;
+        }
+        if let Some(replay) = &mut self.replay {
+            replay.records.remove(id);
+        }
+        if self.snapshot.get(id).is_some_and(|held| newer(held.record().version, version)) {
+            return;
+        }
+        self.gone(id, version, why, false, now);
+    }
+
+    pub(super) fn intended(&mut self, held: HeldIntent, now: Instant) {
+        if !self.delivered(held.version, now) {
+            return;
+        }
+        if let Some(replay) = &mut self.replay {
+            replay.intents.insert(held.id.clone());
+        }
+        if self.intents.contains_key(&held.id) || !self.is_known_gone(held.version) {
+            self.intend(held, false);
+        }
+    }
+
+    pub(super) fn replayed(&mut self, as_of: Version, now: Instant) {
+        let Some(Replay { begun, high, records, intents }) = self.replay.take() else { return };
+        if !self.delivered(as_of, now) {
+            return;
+        }
+        self.watching = true;
+        self.drop_missing(&records, &intents, as_of, false, now);
+        self.completed(as_of);
+        if high.is_some_and(|high| high.store == as_of.store && newer(high, as_of)) {
+            // Older than what was delivered before it was opened: a list tells whether the store was set back.
+            self.list_wanted = true;
+        } else {
+            self.proved(begun, now);
+        }
+    }
+
+    fn intend(&mut self, held: HeldIntent, afresh: bool) {
+        let HeldIntent { id, intent, version } = held;
+        let late = self.intents.get(&id).is_some_and(|(_, seen)| !newer(version, *seen));
+        if late && !afresh {
+            return;
+        }
+        let intent = Arc::new(intent);
+        self.intents.insert(id.clone(), (Arc::clone(&intent), version));
+        self.set_intent(&id, Some(intent));
+    }
+
+    fn set_intent(&mut self, id: &DataCenterId, intent: Option<Arc<dc_core::Intent>>) {
+        if let Some(entry) = self.snapshot.get(id) {
+            if entry.intent() == intent.as_ref() {
+                return;
+            }
+            let changed = entry.with_intent(intent.clone());
+            self.write(changed);
+        }
+        self.events.push(TableEvent::IntentChanged { id: id.clone(), intent });
+    }
+
+    fn intent_of(&self, id: &DataCenterId) -> Option<Arc<dc_core::Intent>> {
+        self.intents.get(id).map(|(intent, _)| Arc::clone(intent))
+    }
+
+    fn join(&mut self, record: DataCenterRecord, at: Instant) {
+        let id = record.id().clone();
+        self.tombstones.forget(&id);
+        self.events.push(TableEvent::Joined { id: id.clone(), state: record.state });
+        let lease = Lease::new(at, record.ttl);
+        let intent = self.intent_of(&id);
+        self.write(Entry::new(Arc::new(record), intent, lease, Seen::Live));
+    }
+
+    /// A version not seen before: proof of life (C2).
+    fn replace(&mut self, record: DataCenterRecord, at: Instant) {
+        let id = record.id().clone();
+        let Some(held) = self.snapshot.get(&id).map(Arc::clone) else { return };
+        self.tombstones.forget(&id);
+        self.graces.remove(&id);
+        if held.seen() != Seen::Live {
+            self.events.push(TableEvent::Revived { id: id.clone() });
+        }
+        if held.record().state != record.state {
+            let (from, to) = (held.record().state, record.state);
+            self.events.push(TableEvent::StateChanged { id: id.clone(), from, to });
+        }
+        if held.record().endpoints != record.endpoints {
+            self.events.push(TableEvent::EndpointsChanged { id: id.clone() });
+        }
+        let lease = Lease::new(held.lease().since().max(at), record.ttl);
+        let intent = self.intent_of(&id);
+        self.write(Entry::new(Arc::new(record), intent, lease, Seen::Live));
+    }
+
+    /// Reports what cannot be decoded, once for each cause.
+    pub(super) fn skip(&mut self, corrupt: Corrupt) {
+        if let (Some(replay), Some(id)) = (&mut self.replay, id_in(&corrupt.key)) {
+            // It is there, if unreadable.
+            replay.records.insert(id);
+        }
+        if self.skipped.get(&corrupt.key) != Some(&corrupt.why) {
+            if self.skipped.len() < SKIPPED {
+                self.skipped.insert(corrupt.key.clone(), corrupt.why.clone());
+            }
+            self.events.push(TableEvent::Skipped(corrupt));
+        }
+    }
+
+    /// Takes note of all that a list could not decode; which known datacenters' keys are among it.
+    fn skip_all(&mut self, skipped: Vec<Corrupt>) -> BTreeSet<DataCenterId> {
+        let mut told = std::mem::take(&mut self.skipped);
+        let mut unreadable = BTreeSet::new();
+        for corrupt in skipped {
+            if let Some(id) = id_in(&corrupt.key).filter(|id| self.snapshot.get(id).is_some()) {
+                unreadable.insert(id);
+            }
+            // Told once, until it is mended or breaks in another way.
+            if let Some(why) = told.remove(&corrupt.key) {
+                self.skipped.insert(corrupt.key.clone(), why);
+            }
+            self.skip(corrupt);
+        }
+        unreadable
+    }
+}
+
+/// Whether `a` is of `b`'s store and later.
+fn newer(a: Version, b: Version) -> bool {
+    a.store == b.store && a.revision > b.revision
+}
+
+/// The datacenter whose record is stored under `key`, whatever the backend puts before it.
+fn id_in(key: &str) -> Option<DataCenterId> {
+    let at = key.find(codec::RECORDS)?;
+    codec::id_of_key(codec::RECORDS, &key[at..]).ok()
+}
+
+fn names(key: &str, id: &DataCenterId) -> bool {
+    id_in(key).as_ref() == Some(id)
+}

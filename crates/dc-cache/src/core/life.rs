@@ -1,0 +1,154 @@
+//! How a record's life ends here: leases (C2) and grace (C5).
+
+use std::time::{Duration, Instant};
+
+use dc_controlplane::Removal;
+use dc_core::{DataCenterId, DataCenterState, Entry, Lease, Routability, Seen, Version, routability};
+
+use super::Core;
+use crate::TableEvent;
+
+/// Leases and graces that end within so long of each other are looked at together.
+const GRAIN: Duration = Duration::from_millis(20);
+
+/// When the lease of `entry` ends on this reader's clock.
+pub(super) fn lease_end(entry: &Entry) -> Instant {
+    entry.lease().since() + entry.lease().ttl()
+}
+
+impl Core {
+    /// Looks at every lease and grace: wants a list where a lease has ended, ends what had its grace.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let mut next: Option<Instant> = None;
+        let mut ended = false;
+        for entry in self.snapshot.iter().filter(|entry| entry.seen() == Seen::Live) {
+            let end = lease_end(entry);
+            if end <= now {
+                ended = true;
+            } else if next.is_none_or(|next| end < next) {
+                next = Some(end);
+            }
+        }
+        // What has ended stays routable until the store was heard from (C2): ask it.
+        self.list_wanted |= ended;
+        let over: Vec<_> = self.graces.iter().filter(|(_, end)| **end <= now).map(|(id, _)| id.clone()).collect();
+        for id in over {
+            self.grace_ended(&id, now);
+        }
+        let next = next.into_iter().chain(self.graces.values().copied()).min();
+        self.next_sweep = next.map(|next| next.max(now + GRAIN));
+    }
+
+    /// The grace of `id` is over, unless the store is out again.
+    fn grace_ended(&mut self, id: &DataCenterId, now: Instant) {
+        let Some(entry) = self.snapshot.get(id).filter(|entry| entry.seen() == Seen::Grace) else {
+            self.graces.remove(id);
+            return;
+        };
+        if self.contact.is_failing() {
+            // It could not register again; it has its grace from when the store is back.
+            self.graces.insert(id.clone(), now + entry.lease().ttl());
+            return;
+        }
+        self.drop_entry(id, Removal::Expired);
+    }
+
+    /// The store is back from an outage: what is in grace has all of it still.
+    pub(super) fn extend_graces(&mut self, now: Instant) {
+        let Some(outage) = self.contact.outage_until(now) else { return };
+        for (id, end) in &mut self.graces {
+            if let Some(entry) = self.snapshot.get(id).filter(|entry| outage >= entry.lease().ttl() / 3) {
+                *end = now + entry.lease().ttl();
+            }
+        }
+    }
+
+    /// Removes `id` and says so.
+    pub(super) fn drop_entry(&mut self, id: &DataCenterId, why: Removal) {
+        self.graces.remove(id);
+        if let Some(entry) = self.snapshot.remove(id) {
+            self.dirty = true;
+            if self.tombstones.set(id, entry.record().version) {
+                self.list_wanted = true;
+            }
+            self.events.push(TableEvent::Left { id: id.clone(), why });
+        }
+    }
+
+    /// The store does not hold `id` any more, as of `version`.
+    pub(super) fn gone(&mut self, id: &DataCenterId, version: Version, why: Removal, afresh: bool, now: Instant) {
+        let Some(entry) = self.snapshot.get(id) else {
+            self.list_wanted |= self.tombstones.set(id, version);
+            return;
+        };
+        let said = why == Removal::Deregistered || entry.record().state == DataCenterState::Inactive;
+        let spared = match entry.seen() {
+            Seen::Grace => !said,
+            Seen::Live => !said && (afresh || self.outage_excuses(entry)) && serves(entry),
+            _ => false,
+        };
+        let in_grace = entry.seen() == Seen::Grace;
+        self.list_wanted |= self.tombstones.set(id, version);
+        match (spared, in_grace) {
+            (true, true) => {}
+            (true, false) => self.grant_grace(id, now),
+            (false, _) => {
+                let why = if in_grace && why == Removal::Unknown { Removal::Expired } else { why };
+                self.drop_entry(id, why);
+                self.tombstones.set(id, version);
+            }
+        }
+    }
+
+    /// Its lease has ended here and the store, heard from after that, showed no renewal (C2).
+    pub(super) fn expire(&mut self, id: &DataCenterId, now: Instant) {
+        let Some(entry) = self.snapshot.get(id).filter(|entry| entry.seen() == Seen::Live) else { return };
+        // Renewals show as new versions, and none of any record was seen for a whole lease: it is
+        // the store that stands still, or this reader's way to it.
+        let standstill = !self.traits.renewal_keeps_version
+            && self.high.is_some_and(|(_, rose)| now.saturating_duration_since(rose) >= entry.lease().ttl());
+        if serves(entry) && (standstill || self.outage_excuses(entry)) {
+            self.grant_grace(id, now);
+            return;
+        }
+        let expired = entry.as_seen(Seen::Expired);
+        self.write(expired);
+        self.events.push(TableEvent::Expired { id: id.clone() });
+    }
+
+    /// Whether an outage since its last proof of life may have kept its leader from renewing. The heartbeat
+    /// interval is at most a third of the lease (D5): a shorter outage cost it one renewal of three at most.
+    fn outage_excuses(&self, entry: &Entry) -> bool {
+        let lease = entry.lease();
+        self.contact.outage_after(lease.since()).is_some_and(|outage| outage >= lease.ttl() / 3)
+    }
+
+    fn grant_grace(&mut self, id: &DataCenterId, now: Instant) {
+        let Some(entry) = self.snapshot.get(id) else { return };
+        let left = entry.lease().ttl();
+        let spared = entry.as_seen(Seen::Grace);
+        self.graces.insert(id.clone(), now + left);
+        self.sweep_by(now + left);
+        self.write(spared);
+        self.events.push(TableEvent::Grace { id: id.clone(), left });
+    }
+
+    /// `id` was proved alive at `at`, at the version that is held.
+    pub(super) fn renew(&mut self, id: &DataCenterId, at: Instant) {
+        let Some(entry) = self.snapshot.get(id) else { return };
+        let lease = Lease::new(entry.lease().since().max(at), entry.record().ttl);
+        let revived = entry.seen() != Seen::Live;
+        let renewed = entry.renewed(lease);
+        if revived {
+            self.graces.remove(id);
+            self.tombstones.forget(id);
+            self.events.push(TableEvent::Revived { id: id.clone() });
+        }
+        self.write(renewed);
+    }
+}
+
+/// Whether there is anything to be spared: its state and intent let traffic through.
+fn serves(entry: &Entry) -> bool {
+    routability(entry.record().state, entry.wanted()) >= Routability::Traffic
+}
