@@ -13,7 +13,7 @@ use std::{
 use dc_controlplane::{Error, Outcome};
 use dc_core::{Clock, SystemClock};
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, config::DbConfig};
 
 use crate::{BACKEND, SqliteConfig, error::Failure, schema};
 
@@ -32,13 +32,13 @@ pub(crate) enum Access {
 #[derive(Debug)]
 pub(crate) struct File {
     config: SqliteConfig,
-    reader: Mutex<Option<Open>>,
-    writer: Mutex<Option<Open>>,
+    reader: Mutex<Option<Session>>,
+    writer: Mutex<Option<Session>>,
     transactions: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Open {
+struct Session {
     connection: Connection,
     file: FileId,
     /// What `PRAGMA synchronous` stands at.
@@ -100,7 +100,7 @@ impl File {
         if !same {
             // Closed first: what is open may be a file that is gone.
             *slot = None;
-            *slot = Some(Open::open(self.config.path(), deadline).map_err(unchanged)?);
+            *slot = Some(Session::open(self.config.path(), deadline).map_err(unchanged)?);
         }
         // Filled above.
         let Some(open) = slot.as_mut() else { return Err((Failure::Busy, Outcome::Unchanged)) };
@@ -112,13 +112,13 @@ impl File {
     }
 }
 
-impl Open {
+impl Session {
     /// Opens the file, makes it where there is none, and brings it up to date.
     fn open(path: &Path, deadline: Instant) -> Result<Self, Failure> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        // SQLite does not say why it cannot open a file; the file system does.
-        drop(fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?);
-        let mut connection = Connection::open_with_flags(path, flags)?;
+        // Only SQLite may open the file: closing any descriptor of it would drop the locks of all connections of this
+        // process (fcntl(2)). Everything else asks by name.
+        let mut connection = Connection::open_with_flags(path, flags).map_err(|err| cannot_open(path, err))?;
         // A connection that closes last would remove the write-ahead log by its name, and with it that of another
         // file, should ours have been replaced meanwhile. Kept, it is emptied by writers as it grows.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -162,6 +162,26 @@ impl Open {
         };
         Ok(self.connection.transaction_with_behavior(behavior)?)
     }
+}
+
+/// SQLite does not say why it cannot open a file; the file system does.
+fn cannot_open(path: &Path, err: rusqlite::Error) -> Failure {
+    let directory = directory(path);
+    match (fs::metadata(directory), fs::metadata(path)) {
+        (Err(why), _) if why.kind() == io::ErrorKind::NotFound => {
+            Failure::Io(io::Error::new(why.kind(), format!("there is no directory {}", directory.display())))
+        }
+        (Err(why), _) => Failure::Io(why),
+        // The file is there, or there is a place for it: what is missing is the permission.
+        _ if err.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
+            Failure::Io(io::Error::new(io::ErrorKind::PermissionDenied, err))
+        }
+        _ => err.into(),
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Sets write-ahead logging. Whoever is first needs the file for himself for a moment, and SQLite does not wait for it.
@@ -211,8 +231,7 @@ impl FileId {
 
 /// What is wrong with the file system under the file, as sentences for people (P13).
 pub(crate) fn findings(path: &Path) -> Vec<String> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    network_file_system(directory)
+    network_file_system(directory(path))
         .map(|name| {
             format!("{} is on a network file system ({name}), where SQLite's locks cannot be relied on", path.display())
         })
