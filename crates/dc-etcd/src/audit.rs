@@ -12,7 +12,7 @@ use crate::{
 /// etcd looks for expired leases twice a second and deletes through its log; a second covers both.
 const EXPIRY_LAG: Duration = Duration::from_secs(1);
 /// What a server with the default election timeout (1 s) grants at least.
-const DEFAULT_LEAST_TTL: Duration = Duration::from_secs(2);
+pub(crate) const DEFAULT_LEAST_TTL: Duration = Duration::from_secs(2);
 
 /// What holds before any server was heard.
 pub(crate) fn unheard() -> Capabilities {
@@ -20,7 +20,7 @@ pub(crate) fn unheard() -> Capabilities {
         backend: BACKEND,
         watch: true,
         expiry_events: true,
-        expiry_granularity: DEFAULT_LEAST_TTL + EXPIRY_LAG,
+        expiry_granularity: lateness(DEFAULT_LEAST_TTL),
         linearizable_reads: true,
         renewal_keeps_version: true,
         replicas: None,
@@ -29,9 +29,15 @@ pub(crate) fn unheard() -> Capabilities {
     }
 }
 
-/// How late a record may leave the list whose lease was asked for `asked` and granted for `granted`.
-pub(crate) fn lateness(asked: Duration, granted: Duration) -> Duration {
-    granted.saturating_sub(asked) + EXPIRY_LAG
+/// How late a record may leave the list, whatever its TTL, where the server grants no less than `least`: the
+/// shortest TTL becomes `least`, any other is rounded up by less than a second.
+pub(crate) fn lateness(least: Duration) -> Duration {
+    least.max(Duration::from_secs(1)) + EXPIRY_LAG
+}
+
+/// The least that the server grants, as far as it shows by an answer; `known` so far.
+pub(crate) fn least_ttl(known: Duration, asked: Duration, granted: Duration) -> Duration {
+    if granted > asked { granted } else { known.min(granted) }
 }
 
 /// What was found.
@@ -118,9 +124,12 @@ mod tests {
     }
 
     #[test]
-    fn p3_a_longer_grant_counts_as_lateness() {
+    fn p3_the_least_that_is_granted_counts_as_lateness() {
         let secs = Duration::from_secs;
-        assert_eq!(lateness(secs(2), secs(5)), secs(4));
-        assert_eq!(lateness(secs(30), secs(30)), secs(1));
+        assert_eq!(least_ttl(secs(2), secs(2), secs(5)), secs(5));
+        assert_eq!(least_ttl(secs(2), secs(1), secs(1)), secs(1));
+        assert_eq!(least_ttl(secs(5), secs(30), secs(30)), secs(5));
+        assert_eq!(lateness(secs(5)), secs(6));
+        assert_eq!(lateness(secs(1)), secs(2));
     }
 }

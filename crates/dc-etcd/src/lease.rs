@@ -167,7 +167,7 @@ pub(crate) async fn grant(
     match answer {
         Ok(grant) => {
             let time = Duration::from_secs(u64::try_from(grant.ttl()).unwrap_or(0));
-            shared.granted(ttl, time);
+            shared.granted(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)), time);
             Ok(granted)
         }
         // An earlier attempt of ours has landed: the id is random.
@@ -208,7 +208,7 @@ mod tests {
         let store = StoreId(1);
         let held = |revision, lease| Held { store, revision, lease };
         let leases = Leases::default();
-        assert_eq!(leases.settle(&id, held(5, 50)), []);
+        assert_eq!(leases.settle(&id, held(5, 50)), [0_i64; 0]);
         leases.doubt(&id, 60);
         leases.doubt(&id, 70);
         assert_eq!(leases.of(&id, store, 5), Some(50));
@@ -217,7 +217,7 @@ mod tests {
         // The record turns out to hang on 60, whose answer was lost.
         assert_eq!(leases.settle(&id, held(6, 60)), [70, 50]);
         assert_eq!(leases.forget(&id, store, 7), [60]);
-        assert_eq!(leases.forget(&id, store, 7), []);
+        assert_eq!(leases.forget(&id, store, 7), [0_i64; 0]);
     }
 
     #[test]
@@ -225,12 +225,12 @@ mod tests {
         let id = DataCenter::new("dc").build().unwrap().id().clone();
         let store = StoreId(1);
         let leases = Leases::default();
-        assert_eq!(leases.settle(&id, Held { store, revision: 9, lease: 90 }), []);
+        assert_eq!(leases.settle(&id, Held { store, revision: 9, lease: 90 }), [0_i64; 0]);
         assert_eq!(leases.settle(&id, Held { store, revision: 8, lease: 80 }), [80]);
-        assert_eq!(leases.forget(&id, store, 8), []);
+        assert_eq!(leases.forget(&id, store, 8), [0_i64; 0]);
         assert_eq!(leases.of(&id, store, 9), Some(90));
         // Leases of another store are none of this one's business.
-        assert_eq!(leases.settle(&id, Held { store: StoreId(2), revision: 1, lease: 10 }), []);
+        assert_eq!(leases.settle(&id, Held { store: StoreId(2), revision: 1, lease: 10 }), [0_i64; 0]);
         assert_eq!(leases.of(&id, StoreId(2), 1), Some(10));
     }
 

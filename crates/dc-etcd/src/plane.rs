@@ -41,7 +41,7 @@ const ROUNDS: usize = 3;
 ///
 /// etcd counts leases in whole seconds: a TTL is rounded up, and a server grants no less than about 1.5 election
 /// timeouts (2 s with default timing). Each change of etcd's own leader starts every lease anew.
-/// [`Capabilities::expiry_granularity`] starts at 3 s, and grows where a server is seen to grant more.
+/// [`Capabilities::expiry_granularity`] starts at 3 s and follows what the servers are seen to grant.
 ///
 /// # Cancellation
 ///
@@ -66,11 +66,18 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) store: Incarnation,
     pub(crate) leases: Leases,
-    capabilities: RwLock<Capabilities>,
+    capabilities: RwLock<Known>,
     /// Whether the servers are new enough for a watch's progress to be relied on (P5).
     pub(crate) honest_progress: AtomicBool,
     /// One at a time finds out which store this is.
     starting: tokio::sync::Mutex<()>,
+}
+
+/// What is known of the servers.
+struct Known {
+    told: Capabilities,
+    /// The shortest lease that they grant.
+    least_ttl: Duration,
 }
 
 /// Everything in the namespace, at one revision.
@@ -109,7 +116,7 @@ impl EtcdControlPlane {
             servers,
             store: Incarnation::default(),
             leases: Leases::default(),
-            capabilities: RwLock::new(audit::unheard()),
+            capabilities: RwLock::new(Known { told: audit::unheard(), least_ttl: audit::DEFAULT_LEAST_TTL }),
             honest_progress: AtomicBool::new(false),
             starting: tokio::sync::Mutex::new(()),
         };
@@ -143,7 +150,7 @@ impl fmt::Debug for EtcdControlPlane {
 #[async_trait]
 impl ControlPlane for EtcdControlPlane {
     fn capabilities(&self) -> Capabilities {
-        self.shared.capabilities.read().clone()
+        self.shared.capabilities.read().told.clone()
     }
 
     async fn store(&self) -> Result<StoreId, Error> {
@@ -247,8 +254,7 @@ impl Shared {
         let findings = found.findings.clone();
         {
             let mut known = self.capabilities.write();
-            let expiry_granularity = known.expiry_granularity.max(found.expiry_granularity);
-            *known = Capabilities { expiry_granularity, ..found };
+            known.told = Capabilities { expiry_granularity: audit::lateness(known.least_ttl), ..found };
         }
         if refused {
             return Err(Error::Unsafe { backend: BACKEND, findings });
@@ -257,14 +263,15 @@ impl Shared {
         self.store.mark().ok_or_else(|| error::malformed(call.operation, "the store keeps changing its id"))
     }
 
-    /// Takes note of what a server granted.
+    /// Takes note of what a server granted: P3 is stated by it.
     pub(crate) fn granted(&self, asked: Duration, granted: Duration) {
-        let late = audit::lateness(asked, granted);
         let mut known = self.capabilities.write();
-        if late > known.expiry_granularity {
+        let least = audit::least_ttl(known.least_ttl, asked, granted);
+        if least > known.least_ttl {
             warn!(?asked, ?granted, "etcd grants longer leases than asked for: expiry will be late by as much");
-            known.expiry_granularity = late;
         }
+        known.least_ttl = least;
+        known.told.expiry_granularity = audit::lateness(least);
     }
 
     /// One transaction on `key`: `then` if the store is still the same one and `condition` holds, else it reads `key`.

@@ -153,6 +153,9 @@ impl Follower {
                 told = answer(&mut asking) => {
                     asking = None;
                     self.quorum(told)?;
+                    if self.wanted.is_some_and(|wanted| self.delivered < wanted) {
+                        self.request_progress(&mut stream).await?;
+                    }
                 }
                 _ = ticks.tick() => {
                     // Each tick asks for progress, so that two ticks of silence are a dead member.
@@ -161,16 +164,23 @@ impl Follower {
                         return Err(End::Broken("no sign of life".to_owned()));
                     }
                     silent += 1;
+                    // What a quorum said two ticks ago is no proof of now.
+                    self.wanted = None;
                     if asking.is_none() {
                         asking = Some(self.ask_quorum());
                     }
-                    let asked = tokio::time::timeout(self.shared.config.progress_interval(), stream.request_progress());
-                    if !matches!(asked.await, Ok(Ok(()))) {
-                        return Err(End::Broken("the connection takes no requests".to_owned()));
-                    }
+                    self.request_progress(&mut stream).await?;
                 }
             }
             self.in_step().await?;
+        }
+    }
+
+    async fn request_progress(&self, stream: &mut WatchStream) -> Result<(), End> {
+        let asked = tokio::time::timeout(self.shared.config.progress_interval(), stream.request_progress());
+        match asked.await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(End::Broken("the connection takes no requests".to_owned())),
         }
     }
 

@@ -1,0 +1,155 @@
+//! The conformance suite on a single server and on three members.
+
+use std::{sync::Arc, time::Duration};
+
+use dc_controlplane::conformance::Harness;
+use dc_etcd::EtcdControlPlane;
+
+use crate::{
+    samples::{self, TIMEOUT, namespace},
+    server::{Etcd, shared_cluster, shared_single},
+};
+
+/// What stands in the names of tests that stop, freeze, wipe or count: those have a server of their own, the
+/// others share one. A test that is missing here panics at its first hook and says so.
+const OWN: [&str; 9] =
+    ["stopped", "restart", "outage", "frozen", "freeze", "wipe", "unanswered", "_cost", "one_request"];
+
+/// A store: a namespace on a server.
+pub(crate) struct Store {
+    urls: Vec<String>,
+    namespace: String,
+    own: Option<Arc<Etcd>>,
+}
+
+impl Store {
+    fn own(&self) -> &Etcd {
+        self.own.as_deref().expect("this test needs a server of its own: add a part of its name to `OWN`")
+    }
+}
+
+async fn open(store: &Store) -> EtcdControlPlane {
+    let config = samples::builder(&store.urls, &store.namespace).build().expect("a legal configuration");
+    EtcdControlPlane::connect(config).await.expect("connect")
+}
+
+async fn write_raw(store: &Store, key: &str, bytes: &[u8]) {
+    let key = format!("{}/{key}", store.namespace);
+    samples::raw(&store.urls).await.kv_client().put(key, bytes, None).await.expect("put");
+}
+
+/// One server: `MULTIDC_ETCD_URL`, else one that is started here.
+struct Single;
+
+impl Harness for Single {
+    type Plane = EtcdControlPlane;
+    type Store = Store;
+
+    async fn fresh(&self) -> Store {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let own = OWN.iter().any(|part| test.contains(part)).then(|| Arc::new(Etcd::single()));
+        let url = match &own {
+            Some(own) => own.url(),
+            None => std::env::var("MULTIDC_ETCD_URL").unwrap_or_else(|_| shared_single().url()),
+        };
+        Store { urls: vec![url], namespace: namespace(), own }
+    }
+
+    async fn open(&self, store: &Store) -> EtcdControlPlane {
+        open(store).await
+    }
+
+    async fn advance(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn request_timeout(&self) -> Duration {
+        TIMEOUT
+    }
+
+    async fn requests(&self, store: &Store) -> u64 {
+        store.own().requests().values().sum()
+    }
+
+    /// A transaction that checks, and a keepalive: sent together.
+    fn requests_per_heartbeat(&self) -> u64 {
+        2
+    }
+
+    async fn write_raw(&self, store: &Store, key: &str, bytes: &[u8]) {
+        write_raw(store, key, bytes).await;
+    }
+
+    async fn stop_store(&self, store: &Store) {
+        store.own().kill();
+    }
+
+    async fn start_store(&self, store: &Store) {
+        store.own().start();
+    }
+
+    async fn freeze_store(&self, store: &Store) {
+        store.own().freeze();
+    }
+
+    async fn unfreeze_store(&self, store: &Store) {
+        store.own().thaw();
+    }
+
+    async fn wipe_store(&self, store: &Store) {
+        store.own().kill();
+        store.own().wipe();
+        store.own().start();
+    }
+}
+
+/// Three members: `MULTIDC_ETCD_CLUSTER_URLS`, separated by commas, else three that are started here.
+struct Three;
+
+impl Harness for Three {
+    type Plane = EtcdControlPlane;
+    type Store = Store;
+
+    async fn fresh(&self) -> Store {
+        let urls = match std::env::var("MULTIDC_ETCD_CLUSTER_URLS") {
+            Ok(urls) => urls.split(',').map(|url| url.trim().to_owned()).collect(),
+            Err(_) => shared_cluster().urls(),
+        };
+        Store { urls, namespace: namespace(), own: None }
+    }
+
+    async fn open(&self, store: &Store) -> EtcdControlPlane {
+        open(store).await
+    }
+
+    async fn advance(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    /// The least that members with an election timeout of 500 ms grant as asked.
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn request_timeout(&self) -> Duration {
+        TIMEOUT
+    }
+
+    async fn write_raw(&self, store: &Store, key: &str, bytes: &[u8]) {
+        write_raw(store, key, bytes).await;
+    }
+}
+
+mod single {
+    // skew: no tool here shifts one client's wall clock (the backend reads none).
+    dc_controlplane::conformance_tests!(super::Single, without: [skew]);
+}
+
+mod three_members {
+    // outage, freeze, wipe: `faults` and `stores` do so to members of their own. requests: counted on a single server.
+    dc_controlplane::conformance_tests!(super::Three, without: [requests, outage, freeze, wipe, skew]);
+}
