@@ -13,8 +13,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    ControllerEvent, ControllerOptions, RegistrarStatus,
-    metrics,
+    ControllerEvent, ControllerOptions, RegistrarStatus, metrics,
     registrar::{LastWrite, Registrar, Step, Write},
 };
 
@@ -152,11 +151,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(
-        parts: Parts,
-        events: broadcast::Sender<ControllerEvent>,
-        status: watch::Sender<RegistrarStatus>,
-    ) -> Self {
+    fn new(parts: Parts, events: broadcast::Sender<ControllerEvent>, status: watch::Sender<RegistrarStatus>) -> Self {
         let Parts { plane, data_center, me, options, view, table, clock, seed } = parts;
         let first_view = DcView::clone(&view.borrow());
         let registrar = Registrar::new(options.clone(), data_center.clone(), me, first_view, clock.now());
@@ -282,9 +277,12 @@ impl Driver {
     ) -> Result<T, Error> {
         let after = self.options.request_timeout();
         let backend = self.plane.capabilities().backend;
-        tokio::time::timeout(after, call)
-            .await
-            .unwrap_or(Err(Error::Timeout { backend, operation, after, outcome: Outcome::Unknown }))
+        tokio::time::timeout(after, call).await.unwrap_or(Err(Error::Timeout {
+            backend,
+            operation,
+            after,
+            outcome: Outcome::Unknown,
+        }))
     }
 
     fn jittered(&mut self, interval: std::time::Duration) -> std::time::Duration {
@@ -303,7 +301,9 @@ impl Driver {
                 let expected = Expected::Version(record.version);
                 match self.bounded("register", self.plane.register(&record, expected)).await {
                     Ok(_) => self.tell(ControllerEvent::HandedOver),
-                    Err(error) => warn!(%error, "the record was not handed over; a successor waits for this node's death"),
+                    Err(error) => {
+                        warn!(%error, "the record was not handed over; a successor waits for this node's death")
+                    }
                 }
             }
             Some(LastWrite::Deregister(version)) => {
