@@ -68,16 +68,17 @@ fn collect(dir: &Path, borne: &mut BTreeMap<String, usize>) -> Result<()> {
     Ok(())
 }
 
-/// The numbers that function names in a source file start with; comments do not count.
+/// The numbers that function names in a source file start with (`fn c2_c3_..` bears two);
+/// comments do not count.
 fn numbers_in(source: &str) -> Vec<String> {
     source
         .lines()
         .map(str::trim_start)
         .filter(|line| !line.starts_with("//"))
-        .filter_map(|line| {
-            let name = line.split_once("fn ")?.1;
-            let number = name.split_once('_')?.0.to_ascii_uppercase();
-            is_number(&number).then_some(number)
+        .filter_map(|line| Some(line.split_once("fn ")?.1.split(['(', '<']).next()?))
+        .flat_map(|name| {
+            let words = name.split_inclusive('_').filter_map(|word| word.strip_suffix('_'));
+            words.map(str::to_ascii_uppercase).take_while(|word| is_number(word))
         })
         .collect()
 }
@@ -117,9 +118,9 @@ mod tests {
 
     #[test]
     fn names_of_functions_bear_numbers_and_comments_do_not() {
-        let source =
-            "    pub async fn p12_keeps_trying(h: &impl Harness) {\n// fn p2_x\nfn p_3() {}\nfn c2_lease() {}\n";
-        assert_eq!(numbers_in(source), ["P12", "C2"]);
+        let source = "    pub async fn p12_keeps_trying(h: &impl Harness) {\n// fn p2_x\nfn p_3() {}\nfn c2_c3_lease() {}\n\
+                      fn l4() {}\n";
+        assert_eq!(numbers_in(source), ["P12", "C2", "C3"]);
     }
 
     #[test]
