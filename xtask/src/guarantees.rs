@@ -75,7 +75,7 @@ fn numbers_in(source: &str) -> Vec<String> {
         .lines()
         .map(str::trim_start)
         .filter(|line| !line.starts_with("//"))
-        .filter_map(|line| Some(line.split_once("fn ")?.1.split(['(', '<']).next()?))
+        .filter_map(|line| line.split_once("fn ")?.1.split(['(', '<']).next())
         .flat_map(|name| {
             let words = name.split_inclusive('_').filter_map(|word| word.strip_suffix('_'));
             words.map(str::to_ascii_uppercase).take_while(|word| is_number(word))
