@@ -49,9 +49,14 @@ pub(crate) struct Found {
 
 /// Asks a member for its state and for its fellows: two requests.
 pub(crate) async fn audit(servers: &Servers, config: &EtcdConfig, call: &Call) -> Result<Found, Error> {
-    let status = servers
-        .send(call, Repeat::Harmless, |client| async move { client.maintenance_client().status().await })
-        .await?;
+    let status =
+        servers.send(call, Repeat::Harmless, |client| async move { client.maintenance_client().status().await }).await;
+    let status = match status {
+        Ok(status) => Some(status),
+        // Late versions of 3.5 tell it to administrators only.
+        Err(Error::Denied { .. }) => None,
+        Err(err) => return Err(err),
+    };
     let members =
         servers.send(call, Repeat::Harmless, |client| async move { client.cluster_client().member_list().await }).await;
     let replicas = match members {
@@ -63,11 +68,13 @@ pub(crate) async fn audit(servers: &Servers, config: &EtcdConfig, call: &Call) -
         Err(Error::Denied { .. }) => None,
         Err(err) => return Err(err),
     };
-    let old = version_findings(status.version());
+    let old = status.as_ref().and_then(|status| version_findings(status.version()));
     let honest_progress = old.is_none();
     let mut findings: Vec<String> = old.into_iter().collect();
     findings.extend(member_findings(replicas));
-    findings.extend(space_findings(status.errors(), status.db_size(), status.db_size_quota()));
+    if let Some(status) = &status {
+        findings.extend(space_findings(status.errors(), status.db_size(), status.db_size_quota()));
+    }
     if servers.authentication_off() {
         findings.push("a user is configured, but the servers' authentication is switched off".to_owned());
     }

@@ -192,7 +192,8 @@ impl Follower {
             Err(err) => return Err(outage(err)),
         }
         let (start, end) = self.shared.keys.range();
-        let options = WatchOptions::new().with_range(end).with_start_revision(self.next);
+        // From a revision that exists: etcd tells no progress to a watch that begins in the future.
+        let options = WatchOptions::new().with_range(end).with_start_revision(self.next - 1);
         let opening = async {
             let client = self.shared.servers.client(self.member).await?;
             client.watch_client().max_decoding_message_size(LARGEST_ANSWER).watch(start, Some(options)).await
@@ -252,10 +253,13 @@ impl Follower {
         }
         self.alive = true;
         let shown = response.header().map_or(0, |header| header.revision());
+        let begun = self.next;
+        let fresh: Vec<&Event> =
+            response.events().iter().filter(|event| event.kv().is_some_and(|kv| kv.mod_revision() >= begun)).collect();
         match response.events().last().and_then(Event::kv) {
             Some(last) => {
                 let last = last.mod_revision();
-                self.changes(response.events()).await?;
+                self.changes(&fresh).await?;
                 self.delivered = self.delivered.max(last);
                 self.next = self.next.max(last + 1);
             }
@@ -297,7 +301,7 @@ impl Follower {
     }
 
     /// Yields the events of one response: whole revisions, in order.
-    async fn changes(&mut self, events: &[Event]) -> Result<(), End> {
+    async fn changes(&mut self, events: &[&Event]) -> Result<(), End> {
         // A goodbye stands in the revision of the deletion that it explains.
         let mut goodbyes: HashSet<(DataCenterId, i64)> = HashSet::new();
         for event in events.iter().filter(|event| event.event_type() == EventType::Put) {

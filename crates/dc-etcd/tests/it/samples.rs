@@ -19,6 +19,8 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A namespace that no other test has.
 pub(crate) fn namespace() -> String {
+    // Shown where the test fails. Another test may have set it up.
+    let _ = tracing_subscriber::fmt().with_env_filter("dc_etcd=debug").with_test_writer().try_init();
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("t-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
