@@ -1,1 +1,54 @@
-//! The actor system on kameo: kinds, spawn, names, refs, tell, ask, request, grains.
+//! The actor system: kinds, spawn, names, references, tell, ask, request, grains; on kameo.
+//!
+//! Owns what an actor is across nodes: its identity, where it is, how messages reach it and what becomes of them
+//! when they cannot; and how the parts of a node (links, membership, registrar, routing table) come together.
+//! Must not know any control plane by name, nor frames, gossip or records. kameo is known to the module `host` alone.
+//!
+//! Reading order: [`ActorSystem`], [`Ref`], [`GrainRef`], [`Error`]; inside: `message` and `kind` (what can travel),
+//! `host` (how a message runs), `link` and `receive` (how it comes over a link), `spawn`, `lookup`, `grain`.
+
+// Doc examples and derives name this crate as their users do.
+extern crate self as multidc;
+
+mod activation;
+pub mod codec;
+mod context;
+mod error;
+mod events;
+mod grain;
+mod host;
+mod kind;
+mod link;
+mod lookup;
+mod measure;
+mod message;
+mod receive;
+mod reference;
+mod send;
+mod spawn;
+mod system;
+mod wire;
+
+/// What the signatures of [`Handles`] need; nothing to call.
+#[doc(hidden)]
+pub mod opened {
+    pub use crate::host::{BoxAnswer, Refusal};
+}
+
+pub use dc_macros::{RemoteActor, RemoteMessage};
+
+pub use crate::{
+    activation::Activation,
+    context::ContextExt,
+    error::{AskError, Error},
+    events::{DeadLetter, Event, EventStream},
+    grain::GrainRef,
+    host::{Actor, ActorRef, Context, Message, Reply, RestartPolicy},
+    kind::{GrainBuilder, KindBuilder},
+    lookup::{ActorOf, ActorOfFuture},
+    message::{Handles, RemoteActor, RemoteMessage},
+    reference::Ref,
+    send::{Ask, AskFuture, Tell, TellFuture},
+    spawn::{Spawn, SpawnFuture, SpawnOn},
+    system::{ActorSystem, ActorSystemBuilder, ConfigError, DataCenterInfo, StartError},
+};

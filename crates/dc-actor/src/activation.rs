@@ -1,0 +1,108 @@
+//! Which actor is running on this task.
+
+use std::{any::Any, collections::HashMap, fmt, future::Future, sync::Arc};
+
+use dc_core::NodeId;
+use dc_remoting::Pair;
+use parking_lot::Mutex;
+
+use crate::{
+    host::{Core, Key},
+    message::RemoteActor,
+    reference::{Location, Ref},
+    system::ActorSystem,
+};
+
+tokio::task_local! {
+    static CURRENT: Activation;
+}
+
+/// The actor that runs on the present task, for places that have no [`Context`](crate::Context): `on_start`,
+/// `on_stop`, and functions that handlers call.
+///
+/// It is bound to the actor's own task: tasks that the actor spawns do not have it.
+#[derive(Clone)]
+pub struct Activation {
+    core: Arc<Core>,
+    cell: Arc<dyn Any + Send + Sync>,
+    pairs: Arc<Mutex<HashMap<(NodeId, u64), Pair>>>,
+}
+
+/// Ordered channels that one actor keeps at most. Beyond, it starts over: only messages that are under way at that
+/// moment may then be overtaken.
+const MAX_PAIRS: usize = 8_192;
+
+impl Activation {
+    pub(crate) fn new(core: Arc<Core>, cell: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { core, cell, pairs: Arc::default() }
+    }
+
+    /// This actor's ordered channel to the actor at `to` (R1): the same whichever reference it sends through.
+    pub(crate) fn pair(&self, to: &Location, make: impl FnOnce() -> Pair) -> Pair {
+        let mut pairs = self.pairs.lock();
+        if pairs.len() >= MAX_PAIRS {
+            pairs.clear();
+        }
+        pairs.entry((to.node, to.actor)).or_insert_with(make).clone()
+    }
+
+    /// The actor that runs on this task, if it was started by an [`ActorSystem`].
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Clone::clone).ok()
+    }
+
+    /// The system that the actor lives in.
+    pub fn system(&self) -> Option<ActorSystem> {
+        self.core.host.system.upgrade()
+    }
+
+    /// The actor itself, as others refer to it; `None` if `A` is not its type.
+    pub fn this<A: RemoteActor>(&self) -> Option<Ref<A>> {
+        let cell = self.cell.clone().downcast().ok()?;
+        Ref::local(cell)
+    }
+
+    /// The per-DC name, if it has one.
+    pub fn name(&self) -> Option<&str> {
+        match &self.core.key {
+            Key::Name(name) => Some(name),
+            Key::Anonymous | Key::Grain(_) => None,
+        }
+    }
+
+    /// The grain's identity, if it is one.
+    pub fn grain_id(&self) -> Option<&str> {
+        match &self.core.key {
+            Key::Grain(id) => Some(id),
+            Key::Anonymous | Key::Name(_) => None,
+        }
+    }
+
+    /// 1 in the first incarnation, one higher after each restart.
+    pub fn epoch(&self) -> u64 {
+        self.core.epoch()
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn cell<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.cell.clone().downcast().ok()
+    }
+
+    /// Whether the actor of `core` runs on this task.
+    pub(crate) fn is_current(core: &Arc<Core>) -> bool {
+        CURRENT.try_with(|current| Arc::ptr_eq(&current.core, core)).unwrap_or(false)
+    }
+
+    pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, future)
+    }
+}
+
+impl fmt::Debug for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}

@@ -1,0 +1,202 @@
+//! What a node tells about itself while it runs: events and dead letters.
+//!
+//! Observing is free of back pressure: whoever reads too slowly misses events and is told how many.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use dc_core::{DataCenterId, DataCenterState, NodeId};
+use futures::Stream;
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+
+use crate::error::Error;
+
+/// Something that an operator or a program may want to know.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A datacenter appeared in the routing table.
+    DataCenterJoined {
+        /// Which.
+        id: DataCenterId,
+        /// Its state.
+        state: DataCenterState,
+    },
+    /// A datacenter left the routing table: it said goodbye, or its lease ended.
+    DataCenterLeft {
+        /// Which.
+        id: DataCenterId,
+        /// Why, as far as it is known.
+        reason: String,
+    },
+    /// A datacenter's state, or what its operator intends, changed.
+    DataCenterState {
+        /// Which.
+        id: DataCenterId,
+        /// Its state now.
+        state: DataCenterState,
+        /// Whether it takes new actors.
+        takes_placements: bool,
+        /// Whether it takes lookups and messages.
+        takes_traffic: bool,
+    },
+    /// The routing table became stale (true) or caught up again (false).
+    Stale {
+        /// Which of the two.
+        stale: bool,
+        /// Age of the table.
+        age: Option<Duration>,
+    },
+    /// This node became ready (D7).
+    Ready,
+    /// The leader of this node's datacenter changed.
+    Leader {
+        /// The leader; none while this node is alone and has not founded a cluster.
+        leader: Option<NodeId>,
+        /// Whether that is this node.
+        me: bool,
+    },
+    /// The members of this node's datacenter changed.
+    Members {
+        /// Who came.
+        joined: Vec<NodeId>,
+        /// Who went.
+        left: Vec<NodeId>,
+        /// How many there are now.
+        members: usize,
+    },
+    /// A message could not be delivered (A6).
+    DeadLetter(Arc<DeadLetter>),
+    /// After a partition healed, this node's actor lost its name to an older one, and was stopped (A2).
+    NameEvicted {
+        /// The name.
+        name: String,
+        /// The node whose actor keeps it.
+        kept_by: NodeId,
+    },
+    /// An actor stopped for good after a failure: it panicked, and was not restarted (again).
+    ActorFailed {
+        /// The actor.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+    /// A grain became active here.
+    GrainActivated {
+        /// Its kind.
+        kind: &'static str,
+        /// Its identity.
+        id: String,
+    },
+    /// A grain went to rest here.
+    GrainPassivated {
+        /// Its kind.
+        kind: &'static str,
+        /// Its identity.
+        id: String,
+    },
+    /// A peer's control plane is another store than ours (P1).
+    StoreMismatch {
+        /// The peer.
+        peer: String,
+    },
+    /// The reader was too slow: this many events were passed over.
+    Missed(u64),
+}
+
+/// A message that was not handled.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Whom it was for.
+    pub target: String,
+    /// The target's kind.
+    pub kind: String,
+    /// The message type's wire name.
+    pub message: String,
+    /// Why it was not handled.
+    pub error: Error,
+}
+
+impl fmt::Display for DeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {}: {}", self.message, self.target, self.error)
+    }
+}
+
+/// The events of one node, as a stream. Ends when the system has shut down.
+pub struct EventStream(BroadcastStream<Event>);
+
+impl EventStream {
+    /// The next event; `None` when the system has shut down. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        tokio_stream::StreamExt::next(&mut self.0).await.map(flatten)
+    }
+}
+
+fn flatten(item: Result<Event, BroadcastStreamRecvError>) -> Event {
+    item.unwrap_or_else(|BroadcastStreamRecvError::Lagged(missed)| Event::Missed(missed))
+}
+
+impl Stream for EventStream {
+    type Item = Event;
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        Pin::new(&mut self.0).poll_next(cx).map(|item| item.map(flatten))
+    }
+}
+
+impl fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EventStream")
+    }
+}
+
+/// Where events are put.
+#[derive(Clone)]
+pub(crate) struct EventBus {
+    sender: broadcast::Sender<Event>,
+    dead_letters: Arc<AtomicU64>,
+}
+
+impl EventBus {
+    pub(crate) fn new() -> Self {
+        Self { sender: broadcast::Sender::new(4_096), dead_letters: Arc::default() }
+    }
+
+    /// Tells all readers; nobody listening is fine.
+    pub(crate) fn tell(&self, event: Event) {
+        let _ = self.sender.send(event);
+    }
+
+    pub(crate) fn dead_letter(&self, letter: DeadLetter) {
+        self.dead_letters.fetch_add(1, Ordering::Relaxed);
+        crate::measure::dead_letter(letter.error.name());
+        tracing::debug!(target = %letter.target, message = %letter.message, reason = %letter.error, "dead letter");
+        if self.sender.receiver_count() > 0 {
+            self.tell(Event::DeadLetter(Arc::new(letter)));
+        }
+    }
+
+    /// Dead letters since the start.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        self.dead_letters.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn subscribe(&self) -> EventStream {
+        EventStream(BroadcastStream::new(self.sender.subscribe()))
+    }
+}
+
+impl fmt::Debug for EventBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EventBus")
+    }
+}

@@ -1,0 +1,217 @@
+//! Making a grain active on this node: at most once in the datacenter, by a claim in its directory.
+
+use std::{sync::Arc, time::Duration};
+
+use dc_cluster::Claim;
+use futures::future::join_all;
+
+use super::{Here, identity, locate};
+use crate::{
+    error::Error,
+    events::Event,
+    host::{Core, Ended, Key},
+    kind::GrainScope,
+    lookup::ask_data_center,
+    measure,
+    reference::Location,
+    spawn::{directory_error, entry_location},
+    system::Node,
+    wire::{self, GrainBody, Place},
+};
+
+/// How long a former home may take to say whether it has a grain active.
+const FORMER_HOME: Duration = Duration::from_secs(1);
+
+/// The key of a grain in the datacenter's directory.
+pub(super) fn directory_key(kind: &str, id: &str) -> String {
+    format!("g/{}", identity(kind, id))
+}
+
+/// Answers a node of this datacenter that takes this one for the place of the grain.
+pub(crate) async fn asked_to_activate(node: &Arc<Node>, body: GrainBody, left: Duration) -> Result<Place, Error> {
+    let (kind, id) = locate::known(node, &body)?;
+    activate(node, kind, &id, left).await.map(|at| Place::at(kind, &at))
+}
+
+/// Makes the grain active here, unless it is active elsewhere; many callers at once make it so once.
+/// Goes on to its end also if the caller is dropped.
+pub(super) async fn activate(
+    node: &Arc<Node>,
+    kind: &'static str,
+    id: &Arc<str>,
+    left: Duration,
+) -> Result<Location, Error> {
+    let until = node.clock().now() + left;
+    loop {
+        let rising = match begin(node, kind, id) {
+            Begun::Mine(rising) => rising,
+            Begun::Active(at) => return Ok(at),
+            Begun::Wait(wait) => {
+                let left = until.saturating_duration_since(node.clock().now());
+                if tokio::time::timeout(left, wait).await.is_err() {
+                    return Err(Error::Timeout { to: identity(kind, id), after: left, not_run: true });
+                }
+                continue;
+            }
+        };
+        let (node, id) = (node.clone(), id.clone());
+        let work = tokio::spawn(async move {
+            let outcome = raise(&node, kind, &id, left).await;
+            drop(rising);
+            outcome
+        });
+        return work.await.unwrap_or_else(|err| {
+            let reason = format!("making its arguments failed: {err}");
+            Err(Error::StartFailed { kind: kind.to_owned(), reason })
+        });
+    }
+}
+
+enum Begun {
+    Mine(Rising),
+    Active(Location),
+    Wait(futures::future::BoxFuture<'static, ()>),
+}
+
+/// A place in the node's table that is held while a grain is made active.
+struct Rising {
+    key: (&'static str, Arc<str>),
+    done: Arc<tokio::sync::SetOnce<()>>,
+    grains: std::sync::Weak<Node>,
+}
+
+impl Drop for Rising {
+    fn drop(&mut self) {
+        if let Some(node) = self.grains.upgrade() {
+            let mut here = node.grains().here.lock();
+            if matches!(here.get(&self.key), Some(Here::Rising(done)) if Arc::ptr_eq(done, &self.done)) {
+                here.remove(&self.key);
+            }
+        }
+        let _ = self.done.set(());
+    }
+}
+
+fn begin(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -> Begun {
+    let key = (kind, id.clone());
+    let mut here = node.grains().here.lock();
+    match here.get(&key).cloned() {
+        Some(Here::Active(cell)) if !cell.core().gate.is_closed() => {
+            Begun::Active(node.location(cell.core().number))
+        }
+        // It is going to rest: wait until it has.
+        Some(Here::Active(cell)) => Begun::Wait(Box::pin(async move { cell.core().wait_stopped().await })),
+        Some(Here::Rising(done)) => Begun::Wait(Box::pin(async move {
+            done.wait().await;
+        })),
+        None => {
+            let done = Arc::new(tokio::sync::SetOnce::new());
+            here.insert(key.clone(), Here::Rising(done.clone()));
+            Begun::Mine(Rising { key, done, grains: Arc::downgrade(node) })
+        }
+    }
+}
+
+/// Claims the identity, makes sure that no former home has it, and starts the actor.
+async fn raise(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Duration) -> Result<Location, Error> {
+    node.accepting()?;
+    let key = directory_key(kind, id);
+    let number = node.actors().number();
+    let claim = node.directory().claim(&key, kind, number, rand::random(), left).await;
+    match claim.map_err(|err| directory_error(node, err))? {
+        Claim::Granted(_) => {}
+        Claim::Same(entry) | Claim::Taken(entry) => {
+            if entry.holder == node.id() && node.actors().get(entry.actor).is_none() {
+                // Our own claim, of an activation that is over: its release was lost.
+                node.directory().release(&key, entry.actor).await;
+                return Err(Error::not_found(identity(kind, id)));
+            }
+            return Ok(entry_location(node, &entry));
+        }
+    }
+    match from_former_home(node, kind, id).await {
+        Ok(None) => start(node, kind, id, number).await,
+        Ok(Some(at)) => {
+            node.directory().release(&key, number).await;
+            Ok(at)
+        }
+        Err(error) => {
+            node.directory().release(&key, number).await;
+            Err(error)
+        }
+    }
+}
+
+/// A datacenter that joins takes an identity only after its old activation has gone to rest (G2): asks those that
+/// would be its home without this one, whether they have it.
+async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -> Result<Option<Location>, Error> {
+    let Some((_, known)) = node.kinds().grain(kind) else { return Ok(None) };
+    let GrainScope::OneHome(among) = &known.options().scope else { return Ok(None) };
+    let idle = known.options().idle;
+    let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string() });
+    let homes = locate::former_homes(node, kind, id, among);
+    let asked = homes.iter().map(|dc| ask_data_center(node, dc, wire::PEEK, body.clone(), FORMER_HOME));
+    let mut failed = None;
+    for (dc, answer) in homes.iter().zip(join_all(asked).await) {
+        match answer.and_then(|place| place.location()) {
+            Ok(Some(at)) => {
+                tracing::info!(grain = %identity(kind, id), %dc, "still active at its former home");
+                return Ok(Some(at));
+            }
+            Ok(None) => {}
+            Err(error) => failed = Some((dc, error)),
+        }
+    }
+    let Some((dc, error)) = failed else { return Ok(None) };
+    // Homes that have stood longer than grains rest unused leave nothing behind elsewhere, but what is in use there.
+    if node.grains().homes_stood_for() < idle {
+        let reason = format!("it may have the grain active from before the homes changed, and does not answer: {error}");
+        return Err(Error::Unreachable { to: dc.to_string(), reason });
+    }
+    tracing::warn!(grain = %identity(kind, id), %dc, %error, "a former home does not answer; making the grain active all the same");
+    Ok(None)
+}
+
+async fn start(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, number: u64) -> Result<Location, Error> {
+    let Some((_, maker)) = node.kinds().grain(kind) else {
+        return Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() });
+    };
+    let core = Arc::new(Core::new(number, kind, Key::Grain(id.clone()), node.host()));
+    let cell = maker.start(core.clone(), id, ended(node, kind, id, number));
+    node.actors().insert(cell.clone());
+    if let Err(error) = core.wait_started().await {
+        core.wait_stopped().await;
+        return Err(error);
+    }
+    let mut here = node.grains().here.lock();
+    if core.gate.is_closed() {
+        // It has ended already.
+        node.actors().remove(number);
+        return Err(Error::not_found(core.label()));
+    }
+    here.insert((kind, id.clone()), Here::Active(cell));
+    drop(here);
+    measure::activation(kind);
+    tracing::debug!(grain = %core.label(), node = %node.label(), "grain active");
+    node.bus().tell(Event::GrainActivated { kind, id: id.to_string() });
+    Ok(node.location(number))
+}
+
+/// What is done when an activation has ended: the identity is free for another one.
+fn ended(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, number: u64) -> Ended {
+    let (system, id) = (node.weak(), id.clone());
+    Box::new(move |_failure| {
+        Box::pin(async move {
+            let Some(node) = system.node() else { return };
+            node.directory().release(&directory_key(kind, &id), number).await;
+            node.actors().remove(number);
+            let key = (kind, id.clone());
+            let mut here = node.grains().here.lock();
+            if matches!(here.get(&key), Some(Here::Active(cell)) if cell.core().number == number) {
+                here.remove(&key);
+                drop(here);
+                node.bus().tell(Event::GrainPassivated { kind, id: id.to_string() });
+            }
+        })
+    })
+}

@@ -1,0 +1,152 @@
+//! Messages of links that come too late for an activation.
+//!
+//! They certainly did not run. An ask goes back: its asker looks for the grain again. A tell has nobody to go back to:
+//! it is passed on to where the grain is now, in order with the others, once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dc_remoting::Pair;
+use parking_lot::Mutex;
+
+use super::locate;
+use crate::{
+    error::Error,
+    events::DeadLetter,
+    link::{self, Incoming},
+    reference::Location,
+    system::Node,
+};
+
+/// How long a tell may wait for its grain to become active again.
+const PASS_ON: Duration = Duration::from_secs(5);
+
+/// Marks a message as passed on: it is not passed on again.
+const PASSED_ON: &[u8] = b"passed-on";
+
+type Queue = VecDeque<Incoming>;
+
+/// Messages that wait to be passed on, by grain. They hold their senders' credits, so the links bound them.
+#[derive(Default)]
+pub(super) struct Redirects(Mutex<HashMap<(String, Bytes), Queue>>);
+
+/// Takes a message for a grain that is not active here under the number that the message names.
+pub(crate) fn redirect(node: &Arc<Node>, incoming: Incoming) {
+    if let Some(reply) = incoming.reply {
+        return not_here(node, reply, &incoming.message);
+    }
+    if incoming.message.from.as_ref() == PASSED_ON {
+        return dead(node, &incoming, Error::not_found(label(&incoming.message)));
+    }
+    let grain = (incoming.message.kind.to_string(), incoming.message.key.clone());
+    let mut redirects = node.grains().redirects.0.lock();
+    if let Some(queue) = redirects.get_mut(&grain) {
+        queue.push_back(incoming);
+        return;
+    }
+    redirects.insert(grain.clone(), VecDeque::from([incoming]));
+    drop(redirects);
+    tokio::spawn(pass_on(node.clone(), grain));
+}
+
+/// Lets the asker look again, once the old activation has let the identity go.
+fn not_here(node: &Arc<Node>, reply: dc_remoting::ReplyTo, message: &dc_remoting::Message) {
+    let error = Error::not_found(label(message));
+    match node.actors().get(message.to) {
+        Some(cell) => drop(tokio::spawn(async move {
+            cell.core().wait_stopped().await;
+            link::reply_error(reply, &error);
+        })),
+        None => link::reply_error(reply, &error),
+    }
+}
+
+async fn pass_on(node: Arc<Node>, grain: (String, Bytes)) {
+    let mut way: Option<(Location, Option<Pair>)> = None;
+    loop {
+        let next = {
+            let mut redirects = node.grains().redirects.0.lock();
+            match redirects.get_mut(&grain).and_then(VecDeque::pop_front) {
+                Some(next) => next,
+                None => {
+                    redirects.remove(&grain);
+                    return;
+                }
+            }
+        };
+        if way.is_none() {
+            match find(&node, &next).await {
+                Ok(at) => {
+                    let pair = (at.node != node.id()).then(|| node.peer(&at.endpoint, at.node).pair());
+                    way = Some((at, pair));
+                }
+                Err(error) => {
+                    dead(&node, &next, error);
+                    continue;
+                }
+            }
+        }
+        if let Some((at, pair)) = &way
+            && let Err(error) = forward(&node, at, pair.as_ref(), next).await
+        {
+            tracing::debug!(grain = %grain.0, %error, "a message could not be passed on");
+        }
+    }
+}
+
+async fn find(node: &Arc<Node>, incoming: &Incoming) -> Result<Location, Error> {
+    let message = &incoming.message;
+    if let Some(cell) = node.actors().get(message.to) {
+        cell.core().wait_stopped().await;
+    }
+    let unknown = || Error::TypeNotRegistered { kind: message.kind.to_string(), node: node.label() };
+    let (kind, _) = node.kinds().grain(&message.kind).ok_or_else(unknown)?;
+    let id = std::str::from_utf8(&message.key).map_err(|_| Error::not_found(label(message)))?;
+    node.grains().forget_number(kind, id, node.id(), message.to);
+    locate::locate(node, kind, &id.into(), node.clock().now() + PASS_ON).await
+}
+
+async fn forward(node: &Arc<Node>, at: &Location, pair: Option<&Pair>, mut incoming: Incoming) -> Result<(), Error> {
+    incoming.message.to = at.actor;
+    incoming.message.from = Bytes::from_static(PASSED_ON);
+    match pair {
+        Some(pair) => {
+            let copy = incoming.message.clone();
+            if let Err(err) = pair.tell(copy).await {
+                let error = link::link_error(&err, &label(&incoming.message));
+                dead(node, &incoming, error.clone());
+                return Err(error);
+            }
+        }
+        None => {
+            let back = match node.actors().get(at.actor) {
+                Some(cell) => cell.deliver(incoming),
+                None => Err(incoming),
+            };
+            if let Err(incoming) = back {
+                let error = Error::not_found(label(&incoming.message));
+                dead(node, &incoming, error.clone());
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn label(message: &dc_remoting::Message) -> String {
+    format!("{}/{}", message.kind, String::from_utf8_lossy(&message.key))
+}
+
+fn dead(node: &Node, incoming: &Incoming, error: Error) {
+    let message = &incoming.message;
+    node.bus().dead_letter(DeadLetter {
+        target: label(message),
+        kind: message.kind.to_string(),
+        message: message.message.to_string(),
+        error,
+    });
+}

@@ -1,0 +1,190 @@
+//! How an actor starts, is restarted, and ends.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use kameo::{
+    Actor,
+    actor::{ActorRef, PreparedActor},
+    error::{ActorStopReason, PanicError},
+    mailbox,
+};
+
+use super::{cell::{AnyCell, Cell}, core::Core};
+use crate::{activation::Activation, error::Error, events::Event, kind::Table};
+
+/// What happens when an actor fails: its handler or a hook panics, or a tell's handler returns an error.
+///
+/// A restarted actor is a fresh one, made of the same arguments, under the same identity: references stay good,
+/// its state is gone. Messages that were queued behind the failure are reported as not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RestartPolicy {
+    /// It stays stopped (the default), and its name is free again.
+    #[default]
+    Never,
+    /// It is started again.
+    OnFailure {
+        /// At most this many times ..
+        max: u32,
+        /// .. in any stretch of this length; beyond, it stays stopped.
+        within: Duration,
+        /// Wait before each new start; doubled with each restart within the stretch.
+        backoff: Duration,
+    },
+}
+
+/// Makes the arguments of a fresh incarnation.
+pub(crate) type Remake<A> = Box<dyn Fn() -> Result<<A as Actor>::Args, Error> + Send>;
+
+/// Told once, when the actor has ended for good: the reason, if it failed.
+pub(crate) type Ended = Box<dyn FnOnce(Option<String>) -> BoxFuture<'static, ()> + Send>;
+
+/// All that an actor is made of.
+pub(crate) struct Birth<A: Actor> {
+    pub(crate) core: Arc<Core>,
+    pub(crate) table: Arc<Table<A>>,
+    pub(crate) args: A::Args,
+    /// Without it the actor is never restarted.
+    pub(crate) remake: Option<Remake<A>>,
+    pub(crate) ended: Ended,
+}
+
+/// Starts an actor on a task of its own. Messages may be sent at once: they wait for `on_start`, whose outcome
+/// [`Core::wait_started`] tells.
+pub(crate) fn start<A: Actor>(birth: Birth<A>) -> Arc<Cell<A>> {
+    let Birth { core, table, args, remake, ended } = birth;
+    let prepared = prepare(&table);
+    let cell = Arc::new(Cell::new(core.clone(), table, prepared.actor_ref().clone()));
+    let activation = Activation::new(core, cell.clone().into_any());
+    let life = Life { cell: cell.clone(), remake, started: false, restarts: Vec::new() };
+    tokio::spawn(activation.scope(async move {
+        let over = life.run(prepared, args).await;
+        end(over, ended).await;
+    }));
+    cell
+}
+
+/// The cell of a life that has ended, and why it ended.
+struct Over<A: Actor> {
+    cell: Arc<Cell<A>>,
+    failure: Option<String>,
+}
+
+async fn end<A: Actor>(over: Over<A>, ended: Ended) {
+    let core = over.cell.core().clone();
+    core.gate.close();
+    over.cell.set_current(None);
+    crate::measure::actors(core.kind, -1);
+    if let Some(reason) = &over.failure {
+        tracing::warn!(actor = %core.label(), reason, "actor failed and stays stopped");
+        core.host.bus.tell(Event::ActorFailed { actor: core.label(), reason: reason.clone() });
+    }
+    ended(over.failure).await;
+    core.set_stopped();
+}
+
+fn prepare<A: Actor>(table: &Table<A>) -> PreparedActor<A> {
+    PreparedActor::new(mailbox::bounded(table.mailbox()))
+}
+
+struct Life<A: Actor> {
+    cell: Arc<Cell<A>>,
+    remake: Option<Remake<A>>,
+    started: bool,
+    restarts: Vec<std::time::Instant>,
+}
+
+impl<A: Actor> Life<A> {
+    /// Incarnation after incarnation, until one ends without failing or must not be followed by another.
+    async fn run(mut self, first: PreparedActor<A>, args: A::Args) -> Over<A> {
+        crate::measure::actors(self.cell.core().kind, 1);
+        let (mut prepared, mut args) = (first, args);
+        loop {
+            let Some(reason) = self.incarnation(prepared, args).await else {
+                return Over { cell: self.cell, failure: None };
+            };
+            let Some(wait) = self.next_restart() else {
+                return Over { cell: self.cell, failure: Some(reason) };
+            };
+            tracing::warn!(actor = %self.cell.core().label(), %reason, ?wait, "actor failed: restarting it");
+            // From now on messages gather for the next incarnation.
+            prepared = prepare(self.cell.table());
+            self.cell.core().next_epoch();
+            self.cell.set_current(Some(prepared.actor_ref().clone()));
+            tokio::time::sleep(wait).await;
+            args = match self.remake.as_ref().map(|remake| remake()) {
+                Some(Ok(args)) => args,
+                Some(Err(err)) => return Over { cell: self.cell, failure: Some(err.to_string()) },
+                None => return Over { cell: self.cell, failure: Some(reason) },
+            };
+        }
+    }
+
+    /// Runs one incarnation to its end. The reason, if it failed.
+    async fn incarnation(&mut self, prepared: PreparedActor<A>, args: A::Args) -> Option<String> {
+        let actor_ref = prepared.actor_ref().clone();
+        let run = prepared.run(args);
+        tokio::pin!(run);
+        let ended = tokio::select! {
+            biased;
+            ended = &mut run => ended,
+            () = actor_ref.wait_for_startup() => {
+                self.tell_started(&actor_ref);
+                run.await
+            }
+        };
+        let failure = failure(ended);
+        // An actor whose first start failed is not tried again: its maker is told.
+        if !self.started {
+            let reason = failure.clone().unwrap_or_else(|| "it stopped while it started".into());
+            let core = self.cell.core();
+            core.set_started(Err(Error::StartFailed { kind: core.kind.to_owned(), reason }));
+            self.remake = None;
+        }
+        failure
+    }
+
+    fn tell_started(&mut self, actor_ref: &ActorRef<A>) {
+        if actor_ref.with_startup_result(|result| result.is_ok()).unwrap_or(false) {
+            self.started = true;
+            self.cell.core().set_started(Ok(()));
+        }
+    }
+
+    /// How long to wait before the next incarnation, if there is to be one.
+    fn next_restart(&mut self) -> Option<Duration> {
+        let RestartPolicy::OnFailure { max, within, backoff } = self.cell.table().restart() else { return None };
+        self.remake.as_ref()?;
+        if self.cell.core().gate.is_closed() {
+            return None;
+        }
+        let now = self.cell.core().now();
+        self.restarts.retain(|&at| now.saturating_duration_since(at) < within);
+        if self.restarts.len() >= max as usize {
+            return None;
+        }
+        let doublings = u32::try_from(self.restarts.len()).unwrap_or(u32::MAX).min(10);
+        self.restarts.push(now);
+        Some(backoff.saturating_mul(1 << doublings))
+    }
+}
+
+/// Why an incarnation failed, if it did.
+fn failure<A: Actor>(ended: Result<(A, ActorStopReason), PanicError>) -> Option<String> {
+    match ended {
+        Ok((_, ActorStopReason::Normal | ActorStopReason::Killed | ActorStopReason::SupervisorRestart)) => None,
+        Ok((_, ActorStopReason::Panicked(err))) | Err(err) => Some(panic_reason(&err)),
+        Ok((_, ActorStopReason::LinkDied { id, reason })) => Some(format!("linked actor {id} died: {reason:?}")),
+    }
+}
+
+fn panic_reason(err: &PanicError) -> String {
+    err.with_str(str::to_owned).unwrap_or_else(|| err.to_string())
+}
+
+impl<A: Actor> fmt::Debug for Birth<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}

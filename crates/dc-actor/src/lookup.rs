@@ -1,0 +1,307 @@
+//! Finding actors by their per-DC names.
+//!
+//! The own datacenter's directory first; then all other datacenters at once, one question each, asked of one of their
+//! nodes (the directory there answers for the whole datacenter). The first hit wins and is remembered until its holder
+//! says that it is gone, or its datacenter goes (A2). A miss is bounded in time and makes no noise.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::IntoFuture,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use dc_core::{DataCenterId, DataCenterSelector, Freshness, NodeEndpoint, NodeId, Selector};
+use dc_placement::{Request, Signals, Strategy, choose};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use parking_lot::Mutex;
+
+use crate::{
+    error::Error,
+    host::Key,
+    link,
+    message::RemoteActor,
+    reference::{Location, Ref},
+    spawn::{check_name, directory_error, entry_location, name_key},
+    system::{ActorSystem, Node},
+    wire::{self, LookupBody, Place},
+};
+
+/// An actor that is about to be looked up.
+#[must_use = "nothing is looked up until it is awaited"]
+pub struct ActorOf<A: RemoteActor> {
+    system: ActorSystem,
+    name: String,
+    among: Option<DataCenterSelector>,
+    timeout: Option<Duration>,
+    kind: std::marker::PhantomData<fn() -> A>,
+}
+
+impl<A: RemoteActor> ActorOf<A> {
+    pub(crate) fn new(system: ActorSystem, name: String) -> Self {
+        Self { system, name, among: None, timeout: None, kind: std::marker::PhantomData }
+    }
+
+    /// Only in datacenters that match, which may be the own one.
+    pub fn in_data_center(mut self, selector: impl Into<DataCenterSelector>) -> Self {
+        self.among = Some(selector.into());
+        self
+    }
+
+    /// How long to wait for other datacenters. Default: the system's `lookup_timeout`.
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.timeout = Some(after);
+        self
+    }
+}
+
+/// What `actor_of(..).await` waits for. Cancel-safe.
+#[must_use = "futures do nothing unless awaited"]
+pub struct ActorOfFuture<A: RemoteActor>(BoxFuture<'static, Result<Ref<A>, Error>>);
+
+impl<A: RemoteActor> Future for ActorOfFuture<A> {
+    type Output = Result<Ref<A>, Error>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<A: RemoteActor> IntoFuture for ActorOf<A> {
+    type Output = Result<Ref<A>, Error>;
+    type IntoFuture = ActorOfFuture<A>;
+
+    fn into_future(self) -> ActorOfFuture<A> {
+        ActorOfFuture(Box::pin(async move {
+            check_name("name", &self.name)?;
+            if let Some(among) = &self.among {
+                among.check()?;
+            }
+            let node = self.system.node();
+            let hit = find(node, &self.name, self.among.as_ref(), self.timeout).await?;
+            if hit.kind != A::KIND {
+                let (name, found) = (self.name, hit.kind);
+                return Err(Error::WrongKind { name, expected: A::KIND.to_owned(), found });
+            }
+            Ok(Ref::at(node, hit.at, Key::Name(self.name.into())))
+        }))
+    }
+}
+
+/// An actor that was found.
+#[derive(Clone, Debug)]
+struct Hit {
+    kind: String,
+    at: Location,
+}
+
+async fn find(
+    node: &Arc<Node>,
+    name: &str,
+    among: Option<&DataCenterSelector>,
+    timeout: Option<Duration>,
+) -> Result<Hit, Error> {
+    let wanted = |id: &DataCenterId| match among {
+        None => true,
+        Some(_) if id == node.data_center().id() => among.is_none_or(|among| among.matches(node.data_center())),
+        Some(among) => node.table().snapshot().get(id).is_some_and(|entry| among.matches(entry.data_center())),
+    };
+    if let Some(hit) = node.names().get(name)
+        && wanted(&hit.at.dc)
+    {
+        return Ok(hit);
+    }
+    let after = timeout.unwrap_or(node.options().lookup_timeout);
+    let mut unanswered = Vec::new();
+    if wanted(node.data_center().id()) {
+        match own(node, name, after).await {
+            Ok(Some(hit)) => return Ok(hit),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(name, %error, "the own directory did not answer");
+                unanswered.push(node.data_center().id().to_string());
+            }
+        }
+    }
+    match elsewhere(node, name, &wanted, after, &mut unanswered).await? {
+        Some(hit) => {
+            node.names().remember(name, hit.clone());
+            Ok(hit)
+        }
+        None => Err(Error::ActorNotFound { actor: name.to_owned(), unanswered }),
+    }
+}
+
+async fn own(node: &Arc<Node>, name: &str, after: Duration) -> Result<Option<Hit>, Error> {
+    let found = node.directory().lookup(&name_key(name), after).await;
+    let entry = found.map_err(|err| directory_error(node, err))?;
+    Ok(entry.map(|entry| Hit { at: entry_location(node, &entry), kind: entry.kind }))
+}
+
+/// Asks the other datacenters, all at once.
+async fn elsewhere(
+    node: &Arc<Node>,
+    name: &str,
+    wanted: &impl Fn(&DataCenterId) -> bool,
+    after: Duration,
+    unanswered: &mut Vec<String>,
+) -> Result<Option<Hit>, Error> {
+    let others: Vec<DataCenterId> = {
+        let snapshot = node.table().snapshot();
+        snapshot.homes().map(|entry| entry.id()).filter(|id| *id != node.data_center().id() && wanted(id)).cloned().collect()
+    };
+    if others.is_empty() {
+        return match node.table().freshness(node.clock().now()) {
+            // Nothing is known of others: that is not the same as knowing that they do not have it.
+            Freshness::Never => Err(Error::DataCenterNotReady {
+                reason: "the routing table has not been in step with the control plane yet".into(),
+            }),
+            Freshness::Fresh { .. } | Freshness::Stale { .. } => Ok(None),
+        };
+    }
+    let body = wire::write(&LookupBody { name: name.to_owned() });
+    let mut asked: FuturesUnordered<_> = others
+        .into_iter()
+        .map(|dc| {
+            let body = body.clone();
+            async move {
+                let answer = ask_data_center(node, &dc, wire::LOOKUP, body, after).await;
+                (dc, answer)
+            }
+        })
+        .collect();
+    while let Some((dc, answer)) = asked.next().await {
+        match answer.and_then(|place| Ok((place.location()?, place.kind))) {
+            Ok((Some(at), kind)) => return Ok(Some(Hit { kind, at })),
+            Ok((None, _)) => {}
+            Err(error) => {
+                tracing::debug!(name, %dc, %error, "a datacenter did not answer a lookup");
+                unanswered.push(dc.to_string());
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Asks one node of a datacenter; another one only if the question certainly did not arrive.
+pub(crate) async fn ask_data_center(
+    node: &Arc<Node>,
+    dc: &DataCenterId,
+    service: dc_remoting::ServiceId,
+    body: bytes::Bytes,
+    after: Duration,
+) -> Result<Place, Error> {
+    let until = node.clock().now() + after;
+    let nodes = endpoints_of(node, dc)?;
+    let mut last = Error::Unreachable { to: dc.to_string(), reason: "it lists no nodes".into() };
+    let count = nodes.len();
+    for (number, target) in nodes.into_iter().enumerate() {
+        let left = until.saturating_duration_since(node.clock().now());
+        if left.is_zero() {
+            break;
+        }
+        // A silent node must not use up the time that others could answer in.
+        let share = if number + 1 < count { (left / 2).max(Duration::from_millis(100)).min(left) } else { left };
+        let to = format!("{dc} at {}", target.endpoint);
+        let answer = node.peer(&target.endpoint, target.node).call_for_answer(service, body.clone(), share).await;
+        let error = match answer {
+            Ok(answer) => match wire::read_answer(answer.status, answer.body) {
+                Err(error @ (Error::ShuttingDown { .. } | Error::TypeNotRegistered { .. })) => error,
+                answer => return answer,
+            },
+            Err(err) => link::link_error(&err, &to),
+        };
+        // Questions change nothing, or claim under the directory's eyes: asking another node is safe.
+        last = error;
+    }
+    Err(last)
+}
+
+/// The nodes of a datacenter in the order to ask them: the nearest first.
+fn endpoints_of(node: &Arc<Node>, dc: &DataCenterId) -> Result<Vec<NodeEndpoint>, Error> {
+    let selector = Selector::id(dc.clone());
+    let signals = Rtts { node };
+    let freshness = node.table().freshness(node.clock().now());
+    let request = Request::traffic(&selector, freshness).strategy(Strategy::Nearest).signals(&signals);
+    let snapshot = node.table().snapshot();
+    let choice = choose(&snapshot, &request, node.draw()).map_err(|refusal| crate::spawn::refused(&refusal))?;
+    Ok(choice.detach().endpoints().cloned().collect())
+}
+
+struct Rtts<'a> {
+    node: &'a Node,
+}
+
+impl Signals for Rtts<'_> {
+    fn rtt(&self, node: &NodeEndpoint) -> Option<Duration> {
+        self.node.peer(&node.endpoint, node.node).rtt()
+    }
+}
+
+/// Answers a lookup of another datacenter: by this one's directory, no further.
+pub(crate) async fn asked(node: &Arc<Node>, body: LookupBody, left: Duration) -> Result<Place, Error> {
+    check_name("name", &body.name)?;
+    Ok(own(node, &body.name, left).await?.map_or_else(Place::none, |hit| Place::at(&hit.kind, &hit.at)))
+}
+
+/// What was found in other datacenters, by name.
+#[derive(Default)]
+pub(crate) struct FoundNames {
+    found: Mutex<HashMap<String, Hit>>,
+    /// Notices that were sent lately, so that a stream of dead letters does not become a stream of notices.
+    noticed: Mutex<Vec<(NodeId, u64)>>,
+}
+
+/// Names remembered at most; beyond, all are forgotten and found again.
+const MAX_NAMES: usize = 65_536;
+
+impl FoundNames {
+    fn get(&self, name: &str) -> Option<Hit> {
+        self.found.lock().get(name).cloned()
+    }
+
+    fn remember(&self, name: &str, hit: Hit) {
+        let mut found = self.found.lock();
+        if found.len() >= MAX_NAMES {
+            found.clear();
+        }
+        found.insert(name.to_owned(), hit);
+    }
+
+    /// The holder said that it is not there.
+    pub(crate) fn forget_actor(&self, node: NodeId, actor: u64) {
+        self.found.lock().retain(|_, hit| (hit.at.node, hit.at.actor) != (node, actor));
+    }
+
+    /// Keeps only what `alive` still knows.
+    pub(crate) fn retain(&self, alive: impl Fn(&Location) -> bool) {
+        self.found.lock().retain(|_, hit| alive(&hit.at));
+    }
+
+    /// Whether this sender was not told of this actor lately.
+    pub(crate) fn first_notice(&self, to: NodeId, actor: u64) -> bool {
+        let mut noticed = self.noticed.lock();
+        if noticed.contains(&(to, actor)) {
+            return false;
+        }
+        if noticed.len() >= 256 {
+            noticed.remove(0);
+        }
+        noticed.push((to, actor));
+        true
+    }
+}
+
+impl<A: RemoteActor> fmt::Debug for ActorOf<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ActorOf({} {:?})", A::KIND, self.name)
+    }
+}
+
+impl<A: RemoteActor> fmt::Debug for ActorOfFuture<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ActorOfFuture({})", A::KIND)
+    }
+}

@@ -1,0 +1,126 @@
+//! What comes in over links: messages for actors of this node, and questions of other nodes.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dc_core::NodeId;
+use dc_remoting::{PeerIdentity, Receiver, ReplyTo, Service, Services, Undelivered};
+
+use crate::{
+    error::Error,
+    events::DeadLetter,
+    grain,
+    link::{self, Incoming},
+    lookup, spawn,
+    system::{Node, WeakSystem},
+    wire::{self, Place},
+};
+
+/// Registers everything that this node answers.
+pub(crate) fn serve(node: &Arc<Node>, services: &Services) {
+    services.set_receiver(Arc::new(Messages { system: node.weak() }));
+    for service in [wire::SPAWN, wire::LOOKUP, wire::LOCATE, wire::ACTIVATE, wire::PEEK, wire::GONE] {
+        services.set_service(service, Arc::new(Questions { system: node.weak(), service }));
+    }
+}
+
+/// Messages for actors and grains.
+struct Messages {
+    system: WeakSystem,
+}
+
+impl Receiver for Messages {
+    fn message(&self, from: &Arc<PeerIdentity>, incoming: Incoming) {
+        let Some(node) = self.system.node() else {
+            if let Some(reply) = incoming.reply {
+                reply.not_run("the system has ended");
+            }
+            return;
+        };
+        let back = match node.actors().get(incoming.message.to) {
+            Some(cell) if cell.core().kind == incoming.message.kind.as_str() => cell.deliver(incoming),
+            _ => Err(incoming),
+        };
+        match back {
+            Ok(()) => {}
+            // A grain that went to rest: its message is passed on, or its asker looks again.
+            Err(incoming) if !incoming.message.key.is_empty() => grain::redirect(&node, incoming),
+            Err(incoming) => not_here(&node, from, incoming),
+        }
+    }
+
+    fn undelivered(&self, lost: Undelivered) {
+        let Some(node) = self.system.node() else { return };
+        let (target, kind) = (format!("{} #{}", lost.message.kind, lost.message.to), lost.message.kind.to_string());
+        let error = Error::Unreachable { to: target.clone(), reason: lost.why.to_string() };
+        let message = lost.message.message.to_string();
+        node.bus().dead_letter(DeadLetter { target, kind, message, error });
+    }
+}
+
+/// Refuses a message for an actor that is not here (any more).
+fn not_here(node: &Arc<Node>, from: &Arc<PeerIdentity>, incoming: Incoming) {
+    let actor = format!("{} #{} on {}", incoming.message.kind, incoming.message.to, node.label());
+    let error = Error::not_found(actor.clone());
+    match incoming.reply {
+        Some(reply) => link::reply_error(reply, &error),
+        None => {
+            let (kind, message) = (incoming.message.kind.to_string(), incoming.message.message.to_string());
+            node.bus().dead_letter(DeadLetter { target: actor, kind, message, error });
+            // A tell has no answer to say so: the sender's node is told apart from it, so that it looks again.
+            tell_gone(node, from, incoming.message.to);
+        }
+    }
+}
+
+fn tell_gone(node: &Arc<Node>, from: &Arc<PeerIdentity>, actor: u64) {
+    if !node.names().first_notice(from.node, actor) {
+        return;
+    }
+    let peer = node.peer(&from.advertised, from.node);
+    tokio::spawn(async move {
+        let body = wire::write(&wire::GoneBody { actor });
+        // Lost notices cost a later dead letter, no more.
+        let _ = peer.call(wire::GONE, body, Duration::from_secs(2)).await;
+    });
+}
+
+/// Questions about actors.
+struct Questions {
+    system: WeakSystem,
+    service: dc_remoting::ServiceId,
+}
+
+impl Service for Questions {
+    fn call(&self, from: &Arc<PeerIdentity>, body: Bytes, left: Duration, reply: ReplyTo) {
+        let Some(node) = self.system.node() else { return reply.not_run("the system has ended") };
+        let (service, from) = (self.service, from.node);
+        tokio::spawn(async move {
+            let answer = answer(&node, service, from, body, left).await;
+            let (status, body) = wire::write_answer(&answer);
+            reply.send(status, body);
+        });
+    }
+}
+
+async fn answer(
+    node: &Arc<Node>,
+    service: dc_remoting::ServiceId,
+    from: NodeId,
+    body: Bytes,
+    left: Duration,
+) -> Result<Place, Error> {
+    match service {
+        wire::SPAWN => spawn::asked(node, wire::read("a spawn", body)?, left).await,
+        wire::LOOKUP => lookup::asked(node, wire::read("a lookup", body)?, left).await,
+        wire::LOCATE => grain::asked_to_locate(node, wire::read("a question for a grain", body)?, left).await,
+        wire::ACTIVATE => grain::asked_to_activate(node, wire::read("a question for a grain", body)?, left).await,
+        wire::PEEK => grain::asked_to_peek(node, wire::read("a question for a grain", body)?, left).await,
+        _ => {
+            let gone: wire::GoneBody = wire::read("a notice", body)?;
+            node.names().forget_actor(from, gone.actor);
+            node.grains().forget_actor(from, gone.actor);
+            Ok(Place::none())
+        }
+    }
+}

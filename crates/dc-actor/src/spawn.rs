@@ -1,0 +1,583 @@
+//! Starting actors: here, on a node, or in a datacenter that is chosen for it.
+
+use std::{
+    fmt,
+    future::IntoFuture,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use dc_cluster::Claim;
+use dc_core::{DataCenterSelector, Endpoint, Invalid, NodeEndpoint, NodeId};
+use dc_placement::{Chosen, Refusal, Request, Signals, Strategy, choose};
+use futures::future::BoxFuture;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    error::Error,
+    host::{AnyCell, Core, Ended, Key},
+    kind::encode_args,
+    link, measure,
+    message::RemoteActor,
+    reference::{Location, Ref},
+    system::{ActorSystem, Node},
+    wire::{self, Place, SpawnBody},
+};
+
+/// What `spawn(..).await` and `spawn_on(..).await` wait for. Dropped before its end, the actor may still start.
+#[must_use = "futures do nothing unless awaited"]
+pub struct SpawnFuture<A: RemoteActor>(BoxFuture<'static, Result<Ref<A>, Error>>);
+
+impl<A: RemoteActor> Future for SpawnFuture<A> {
+    type Output = Result<Ref<A>, Error>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<A: RemoteActor> fmt::Debug for SpawnFuture<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SpawnFuture({})", A::KIND)
+    }
+}
+
+/// An actor without a name that is about to start on this node.
+#[must_use = "nothing is started until it is awaited"]
+pub struct Spawn<A: RemoteActor> {
+    system: ActorSystem,
+    args: A::Args,
+}
+
+impl<A> Spawn<A>
+where
+    A: RemoteActor,
+    A::Args: Serialize + DeserializeOwned,
+{
+    pub(crate) fn new(system: ActorSystem, args: A::Args) -> Self {
+        Self { system, args }
+    }
+}
+
+impl<A> IntoFuture for Spawn<A>
+where
+    A: RemoteActor,
+    A::Args: Serialize + DeserializeOwned,
+{
+    type Output = Result<Ref<A>, Error>;
+    type IntoFuture = SpawnFuture<A>;
+
+    fn into_future(self) -> SpawnFuture<A> {
+        let Self { system, args } = self;
+        SpawnFuture(Box::pin(async move {
+            let node = system.node().clone();
+            let location = here_typed::<A>(&node, None, 0, args, node.options().spawn_timeout).await?;
+            Ok(Ref::at(&node, location, Key::Anonymous))
+        }))
+    }
+}
+
+/// A named actor that is about to start.
+#[must_use = "nothing is started until it is awaited"]
+pub struct SpawnOn<A: RemoteActor> {
+    system: ActorSystem,
+    name: String,
+    args: A::Args,
+    place: Where,
+    strategy: Option<Strategy>,
+    timeout: Option<Duration>,
+}
+
+enum Where {
+    Here,
+    Node(NodeId),
+    DataCenter(DataCenterSelector),
+}
+
+impl<A> SpawnOn<A>
+where
+    A: RemoteActor,
+    A::Args: Serialize + DeserializeOwned,
+{
+    pub(crate) fn new(system: ActorSystem, name: String, args: A::Args) -> Self {
+        Self { system, name, args, place: Where::Here, strategy: None, timeout: None }
+    }
+
+    /// In a datacenter that matches, which may be the own one; on which of its nodes, the strategy decides (L1, L2).
+    /// A dead node there does not fail the spawn while another one lives (L3).
+    pub fn in_data_center(mut self, selector: impl Into<DataCenterSelector>) -> Self {
+        self.place = Where::DataCenter(selector.into());
+        self
+    }
+
+    /// On this very node, of whatever datacenter.
+    pub fn on_node(mut self, node: NodeId) -> Self {
+        self.place = Where::Node(node);
+        self
+    }
+
+    /// How the node is chosen. Default: the system's strategy.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = Some(strategy);
+        self
+    }
+
+    /// How long all tries together may take. Default: the system's `spawn_timeout`.
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.timeout = Some(after);
+        self
+    }
+}
+
+impl<A> IntoFuture for SpawnOn<A>
+where
+    A: RemoteActor,
+    A::Args: Serialize + DeserializeOwned,
+{
+    type Output = Result<Ref<A>, Error>;
+    type IntoFuture = SpawnFuture<A>;
+
+    fn into_future(self) -> SpawnFuture<A> {
+        SpawnFuture(Box::pin(self.run()))
+    }
+}
+
+impl<A> SpawnOn<A>
+where
+    A: RemoteActor,
+    A::Args: Serialize + DeserializeOwned,
+{
+    async fn run(self) -> Result<Ref<A>, Error> {
+        check_name("name", &self.name)?;
+        let node = self.system.node().clone();
+        let after = self.timeout.unwrap_or(node.options().spawn_timeout);
+        let request: u128 = rand::random();
+        let location = match &self.place {
+            Where::Here => here_typed::<A>(&node, Some(&self.name), request, self.args, after).await?,
+            Where::Node(id) if *id == node.id() => {
+                here_typed::<A>(&node, Some(&self.name), request, self.args, after).await?
+            }
+            Where::Node(id) => {
+                let endpoint = endpoint_of(&node, *id)?;
+                let body = body_of::<A>(&self.name, request, &self.args)?;
+                ask_spawn(&node, &endpoint, *id, &body, after).await?
+            }
+            Where::DataCenter(selector) => {
+                selector.check()?;
+                let body = body_of::<A>(&self.name, request, &self.args)?;
+                let strategy = self.strategy.unwrap_or(node.options().strategy);
+                Far { node: &node, selector, strategy, body, until: node.clock().now() + after, after }.run().await?
+            }
+        };
+        Ok(Ref::at(&node, location, Key::Name(self.name.into())))
+    }
+}
+
+/// Names of actors and identities of grains: 1 to 255 bytes, no control characters.
+pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Invalid> {
+    let rule = if name.is_empty() || name.len() > 255 {
+        "must be 1 to 255 bytes"
+    } else if name.chars().any(char::is_control) {
+        "must not hold control characters"
+    } else {
+        return Ok(());
+    };
+    Err(Invalid::new(field, name, rule))
+}
+
+fn body_of<A>(name: &str, request: u128, args: &A::Args) -> Result<SpawnBody, Error>
+where
+    A: RemoteActor,
+    A::Args: Serialize + DeserializeOwned,
+{
+    Ok(SpawnBody {
+        kind: A::KIND.to_owned(),
+        name: name.to_owned(),
+        request: Bytes::copy_from_slice(&request.to_be_bytes()),
+        args: encode_args::<A>(args)?,
+        passed_on: false,
+    })
+}
+
+/// Where a node takes links, as far as this node knows.
+fn endpoint_of(node: &Node, id: NodeId) -> Result<Endpoint, Error> {
+    if let Some(member) = node.view().member(id) {
+        return Ok(member.endpoint.clone());
+    }
+    let snapshot = node.table().snapshot();
+    let known = snapshot.iter().flat_map(|entry| entry.endpoints()).find(|endpoint| endpoint.node == id);
+    known.map(|known| known.endpoint.clone()).ok_or_else(|| Error::Unreachable {
+        to: format!("node {id}"),
+        reason: "no datacenter lists this node".into(),
+    })
+}
+
+/// A spawn in a datacenter that is to be chosen.
+struct Far<'a> {
+    node: &'a Arc<Node>,
+    selector: &'a DataCenterSelector,
+    strategy: Strategy,
+    body: SpawnBody,
+    until: Instant,
+    after: Duration,
+}
+
+impl Far<'_> {
+    /// Tries endpoint after endpoint, of the chosen datacenter first. Repeating is safe: the request id is kept by
+    /// the datacenter's directory (L3). Another datacenter is tried only while nothing may have run.
+    async fn run(&self) -> Result<Location, Error> {
+        let mut tried: Vec<Endpoint> = Vec::new();
+        let mut last: Option<Error> = None;
+        let mut unsure = false;
+        loop {
+            let chosen = match self.choose(&tried) {
+                Ok(chosen) => chosen,
+                Err(refusal) => return Err(last.unwrap_or_else(|| refused(&refusal))),
+            };
+            let nodes: Vec<NodeEndpoint> = chosen.endpoints().cloned().collect();
+            for (number, target) in nodes.iter().enumerate() {
+                let Some(share) = self.share(nodes.len() - number) else {
+                    return Err(last.unwrap_or_else(|| self.timed_out(unsure)));
+                };
+                tried.push(target.endpoint.clone());
+                let error = match self.ask(target, share).await {
+                    Ok(location) => return Ok(location),
+                    Err(error) => error,
+                };
+                let again = tries_elsewhere(&error);
+                unsure |= !error.certainly_not_run();
+                tracing::info!(name = %self.body.name, node = %target.node.short(), endpoint = %target.endpoint, %error, again, "spawn failed on a node");
+                if !again {
+                    return Err(error);
+                }
+                last = Some(error);
+            }
+            if unsure {
+                // Something may have started in that datacenter: its directory knows, others do not.
+                return Err(last.unwrap_or_else(|| self.timed_out(true)));
+            }
+        }
+    }
+
+    fn choose(&self, tried: &[Endpoint]) -> Result<Chosen, Refusal> {
+        let node = self.node;
+        let signals = LinkSignals { node };
+        let request = Request::placement(self.selector, node.table().freshness(node.clock().now()))
+            .strategy(self.strategy)
+            .fail_on_stale_cache(node.options().fail_on_stale_cache)
+            .exclude(tried)
+            .signals(&signals);
+        let snapshot = node.table().snapshot();
+        let choice = choose(&snapshot, &request, node.draw());
+        measure::placement(choice.as_ref().map_or_else(refusal_name, |_| "chosen"));
+        let choice = choice?;
+        if let Some(age) = choice.stale() {
+            tracing::warn!(?age, dc = %choice.entry().id(), "placing an actor by a stale routing table");
+        }
+        Ok(choice.detach())
+    }
+
+    /// The time that one try may take: the time left, shared so that a silent node does not use it all up.
+    fn share(&self, nodes_left: usize) -> Option<Duration> {
+        let left = self.until.saturating_duration_since(self.node.clock().now());
+        let share = if nodes_left > 1 { left / 2 } else { left };
+        (!left.is_zero()).then(|| share.max(Duration::from_millis(100)).min(left))
+    }
+
+    async fn ask(&self, target: &NodeEndpoint, share: Duration) -> Result<Location, Error> {
+        if target.node == self.node.id() {
+            let place = asked(self.node, self.body.clone(), share).await?;
+            return located(&place, &self.body.name);
+        }
+        ask_spawn(self.node, &target.endpoint, target.node, &self.body, share).await
+    }
+
+    fn timed_out(&self, unsure: bool) -> Error {
+        Error::Timeout { to: format!("spawn of {:?}", self.body.name), after: self.after, not_run: !unsure }
+    }
+}
+
+/// Whether another node may do what this one did not. Repeating what may have run is safe here, see [`Far::run`].
+fn tries_elsewhere(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Unreachable { .. }
+            | Error::Lost { .. }
+            | Error::Timeout { .. }
+            | Error::NoAnswer { .. }
+            | Error::Overloaded { .. }
+            | Error::ShuttingDown { .. }
+            | Error::TypeNotRegistered { .. }
+    )
+}
+
+async fn ask_spawn(
+    node: &Arc<Node>,
+    endpoint: &Endpoint,
+    id: NodeId,
+    body: &SpawnBody,
+    after: Duration,
+) -> Result<Location, Error> {
+    let to = format!("node {} at {endpoint}", id.short());
+    let answer = node.peer(endpoint, id).call_for_answer(wire::SPAWN, wire::write(body), after).await;
+    let answer = answer.map_err(|err| link::link_error(&err, &to))?;
+    located(&wire::read_answer(answer.status, answer.body)?, &body.name)
+}
+
+fn located(place: &Place, name: &str) -> Result<Location, Error> {
+    place.location()?.ok_or_else(|| Error::not_found(name))
+}
+
+/// A placement's refusal as ours.
+pub(crate) fn refused(refusal: &Refusal) -> Error {
+    let reasons = |ruled_out: &[dc_placement::RuledOut]| ruled_out.iter().map(ToString::to_string).collect();
+    match refusal {
+        Refusal::NotReady => Error::DataCenterNotReady { reason: refusal.to_string() },
+        Refusal::Stale { age } => Error::DataCenterStaleRecords { age: Some(*age) },
+        Refusal::NotFound { selector, known, .. } => Error::DataCenterRecordNotFound {
+            asked: selector.to_string(),
+            known: known.iter().map(ToString::to_string).collect(),
+        },
+        Refusal::NotPlaceable { selector, ruled_out, .. } | Refusal::NoEndpoints { selector, ruled_out, .. } => {
+            Error::DataCenterNotRoutable { asked: selector.to_string(), reasons: reasons(ruled_out) }
+        }
+        other => Error::Other { text: other.to_string(), not_run: true },
+    }
+}
+
+fn refusal_name(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotReady => "not_ready",
+        Refusal::Stale { .. } => "stale",
+        Refusal::NotFound { .. } => "not_found",
+        Refusal::NotPlaceable { .. } => "not_placeable",
+        Refusal::NoEndpoints { .. } => "no_endpoints",
+        _ => "other",
+    }
+}
+
+/// What this node's links know of others.
+struct LinkSignals<'a> {
+    node: &'a Node,
+}
+
+impl Signals for LinkSignals<'_> {
+    fn rtt(&self, node: &NodeEndpoint) -> Option<Duration> {
+        if node.node == self.node.id() {
+            return Some(Duration::ZERO);
+        }
+        self.node.peer(&node.endpoint, node.node).rtt()
+    }
+
+    fn load(&self, node: &NodeEndpoint) -> Option<u64> {
+        let in_flight = self.node.peer(&node.endpoint, node.node).in_flight();
+        u64::try_from(in_flight).ok()
+    }
+}
+
+/// Answers a spawn of another node (or of this one, by way of placement).
+pub(crate) async fn asked(node: &Arc<Node>, body: SpawnBody, left: Duration) -> Result<Place, Error> {
+    let request = body.request()?;
+    let name = (!body.name.is_empty()).then_some(body.name.as_str());
+    if let Some(name) = name {
+        check_name("name", name)?;
+    }
+    let (kind, _) = node.kinds().actor(&body.kind).ok_or_else(|| unknown_kind(node, &body.kind))?;
+    let made = here(node, kind, name, request, left, {
+        let (node, kind, args) = (node.clone(), body.kind.clone(), body.args.clone());
+        move |core, ended| {
+            let (_, maker) = node.kinds().actor(&kind).ok_or_else(|| unknown_kind(&node, &kind))?;
+            maker.start(core, args, ended)
+        }
+    });
+    match made.await? {
+        Made::Here(location) => Ok(Place::at(kind, &location)),
+        // An earlier try of the same spawn reached that node: it knows whether the actor has started.
+        Made::Earlier { node: id, endpoint, location } if id != node.id() && !body.passed_on => {
+            let again = SpawnBody { passed_on: true, ..body };
+            let location = ask_spawn(node, &endpoint, id, &again, left).await.unwrap_or(location);
+            Ok(Place::at(kind, &location))
+        }
+        Made::Earlier { location, .. } => Ok(Place::at(kind, &location)),
+    }
+}
+
+fn unknown_kind(node: &Node, kind: &str) -> Error {
+    Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() }
+}
+
+async fn here_typed<A>(
+    node: &Arc<Node>,
+    name: Option<&str>,
+    request: u128,
+    args: A::Args,
+    left: Duration,
+) -> Result<Location, Error>
+where
+    A: RemoteActor,
+    A::Args: Serialize + DeserializeOwned,
+{
+    if node.kinds().typed::<A>().is_none() {
+        return Err(unknown_kind(node, A::KIND));
+    }
+    let made = here(node, A::KIND, name, request, left, {
+        let node = node.clone();
+        move |core, ended| {
+            let kind = node.kinds().typed::<A>().ok_or_else(|| unknown_kind(&node, A::KIND))?;
+            kind.start_with(core, args, ended)
+        }
+    });
+    match made.await? {
+        Made::Here(location) | Made::Earlier { location, .. } => Ok(location),
+    }
+}
+
+/// What became of a spawn on this node.
+enum Made {
+    /// It runs here.
+    Here(Location),
+    /// An earlier try of the same request claimed the name for that node.
+    Earlier { node: NodeId, endpoint: Endpoint, location: Location },
+}
+
+/// Claims the name and starts the actor; goes on to its end also if the caller is dropped.
+async fn here(
+    node: &Arc<Node>,
+    kind: &'static str,
+    name: Option<&str>,
+    request: u128,
+    left: Duration,
+    make: impl FnOnce(Arc<Core>, Ended) -> Result<Arc<dyn AnyCell>, Error> + Send + 'static,
+) -> Result<Made, Error> {
+    node.accepting()?;
+    let (node, name) = (node.clone(), name.map(str::to_owned));
+    let work = tokio::spawn(async move { start_here(&node, kind, name, request, left, make).await });
+    work.await.unwrap_or_else(|err| {
+        Err(Error::StartFailed { kind: kind.to_owned(), reason: format!("making its arguments failed: {err}") })
+    })
+}
+
+async fn start_here(
+    node: &Arc<Node>,
+    kind: &'static str,
+    name: Option<String>,
+    request: u128,
+    left: Duration,
+    make: impl FnOnce(Arc<Core>, Ended) -> Result<Arc<dyn AnyCell>, Error>,
+) -> Result<Made, Error> {
+    let number = node.actors().number();
+    if let Some(name) = &name {
+        match claim(node, name, kind, number, request, left).await? {
+            None => {}
+            Some(earlier) => return Ok(earlier),
+        }
+    }
+    let key = name.as_deref().map_or(Key::Anonymous, |name| Key::Name(name.into()));
+    let core = Arc::new(Core::new(number, kind, key, node.host()));
+    let ended = ended(node, number, name.clone());
+    let cell = match make(core.clone(), ended) {
+        Ok(cell) => cell,
+        Err(error) => {
+            if let Some(name) = &name {
+                node.directory().release(&name_key(name), number).await;
+            }
+            return Err(error);
+        }
+    };
+    node.actors().insert(cell);
+    // It may have ended, and been removed, before it was inserted.
+    if core.gate.is_closed() {
+        node.actors().remove(number);
+    }
+    if let Err(error) = core.wait_started().await {
+        core.wait_stopped().await;
+        return Err(error);
+    }
+    tracing::debug!(actor = %core.label(), node = %node.label(), "actor started");
+    Ok(Made::Here(node.location(number)))
+}
+
+/// Claims a name for an actor of this node. `Some` where the same request claimed it before.
+async fn claim(
+    node: &Arc<Node>,
+    name: &str,
+    kind: &'static str,
+    number: u64,
+    request: u128,
+    left: Duration,
+) -> Result<Option<Made>, Error> {
+    let key = name_key(name);
+    let claim = node.directory().claim(&key, kind, number, request, left).await;
+    let entry = match claim.map_err(|err| directory_error(node, err))? {
+        Claim::Granted(_) => return Ok(None),
+        Claim::Same(entry) => entry,
+        Claim::Taken(entry) => {
+            let holder = format!("a {:?} on {}", entry.kind, entry.holder.short());
+            return Err(Error::NameTaken { name: name.to_owned(), holder });
+        }
+    };
+    if entry.holder == node.id()
+        && let Some(cell) = node.actors().get(entry.actor)
+    {
+        cell.core().wait_started().await?;
+    }
+    let location = entry_location(node, &entry);
+    Ok(Some(Made::Earlier { node: entry.holder, endpoint: entry.endpoint, location }))
+}
+
+/// Where the holder of an entry of this datacenter's directory is.
+pub(crate) fn entry_location(node: &Node, entry: &dc_cluster::Entry) -> Location {
+    Location {
+        dc: node.data_center().id().clone(),
+        node: entry.holder,
+        endpoint: entry.endpoint.clone(),
+        actor: entry.actor,
+    }
+}
+
+/// A directory's error as ours: a claim that failed is taken back, so nothing ran.
+pub(crate) fn directory_error(node: &Node, error: dc_cluster::DirectoryError) -> Error {
+    use dc_cluster::DirectoryError as Failed;
+    match error {
+        Failed::Invalid(invalid) => invalid.into(),
+        Failed::Timeout { key, after } => {
+            Error::Timeout { to: format!("the directory about {key:?}"), after, not_run: true }
+        }
+        Failed::Full { .. } => Error::Overloaded { what: error.to_string() },
+        Failed::Left => Error::ShuttingDown { node: node.label() },
+        other => Error::Other { text: other.to_string(), not_run: true },
+    }
+}
+
+/// The key of a per-DC name in the directory.
+pub(crate) fn name_key(name: &str) -> String {
+    format!("a/{name}")
+}
+
+/// What is done when an actor has ended: it leaves the node's table, its name is free.
+fn ended(node: &Arc<Node>, number: u64, name: Option<String>) -> Ended {
+    let system = node.weak();
+    Box::new(move |_failure| {
+        Box::pin(async move {
+            let Some(node) = system.node() else { return };
+            node.actors().remove(number);
+            if let Some(name) = name {
+                node.directory().release(&name_key(&name), number).await;
+            }
+        })
+    })
+}
+
+impl<A: RemoteActor> fmt::Debug for Spawn<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Spawn({})", A::KIND)
+    }
+}
+
+impl<A: RemoteActor> fmt::Debug for SpawnOn<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SpawnOn({} {:?})", A::KIND, self.name)
+    }
+}

@@ -1,0 +1,151 @@
+//! What goes on below, told on: events, readiness, names lost, remembered places that are no more.
+
+use std::{collections::HashSet, sync::Arc};
+
+use dc_cache::TableEvent;
+use dc_cluster::ClusterEvent;
+use dc_core::{DataCenterId, NodeId};
+use dc_remoting::LinkEvent;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::{WeakSystem, node::Node};
+use crate::events::Event;
+
+/// Starts all followers of a node.
+pub(super) fn all(node: &Arc<Node>) {
+    node.keep(table(node.weak(), node.table().events()));
+    node.keep(cluster(node.weak(), node.cluster().events()));
+    node.keep(links(node.weak(), node.remoting().events()));
+    node.keep(readiness(node.weak()));
+}
+
+/// The next event; `None` when there will be no more. What was missed is told.
+async fn next<T: Clone>(receiver: &mut Receiver<T>, system: &WeakSystem) -> Option<T> {
+    loop {
+        match receiver.recv().await {
+            Ok(event) => return Some(event),
+            Err(RecvError::Lagged(missed)) => {
+                system.node()?.bus().tell(Event::Missed(missed));
+            }
+            Err(RecvError::Closed) => return None,
+        }
+    }
+}
+
+async fn readiness(system: WeakSystem) {
+    let Some(node) = system.node() else { return };
+    let (mut views, table) = (node.views(), node.table().clone());
+    drop(node);
+    if views.wait_for(|view| view.joined).await.is_err() {
+        return;
+    }
+    table.until_in_step().await;
+    let Some(node) = system.node() else { return };
+    if let Some(store) = table.store() {
+        node.remoting().set_store(store);
+    }
+    if node.set_ready() {
+        tracing::info!(node = %node.label(), "ready");
+        node.bus().tell(Event::Ready);
+    }
+}
+
+async fn table(system: WeakSystem, mut events: Receiver<TableEvent>) {
+    let mut homes = HashSet::new();
+    while let Some(event) = next(&mut events, &system).await {
+        let Some(node) = system.node() else { return };
+        if let TableEvent::StoreChanged { to, .. } = &event {
+            node.remoting().set_store(*to);
+        }
+        follow_homes(&node, &mut homes);
+        if let Some(event) = table_event(&node, event) {
+            node.bus().tell(event);
+        }
+    }
+}
+
+/// Notes when the set of possible homes changes, and forgets places on nodes that are no longer listed.
+fn follow_homes(node: &Arc<Node>, homes: &mut HashSet<DataCenterId>) {
+    let (now, nodes): (HashSet<DataCenterId>, HashSet<NodeId>) = {
+        let snapshot = node.table().snapshot();
+        let nodes = snapshot.homes().flat_map(|entry| entry.endpoints()).map(|endpoint| endpoint.node).collect();
+        (snapshot.homes().map(|entry| entry.id().clone()).collect(), nodes)
+    };
+    let own = node.view();
+    let alive = |id: NodeId| nodes.contains(&id) || own.member(id).is_some();
+    node.names().retain(|at| alive(at.node));
+    node.grains().retain(|at| alive(at.node));
+    if now != *homes {
+        *homes = now;
+        node.grains().homes_changed();
+    }
+}
+
+fn table_event(node: &Arc<Node>, event: TableEvent) -> Option<Event> {
+    let age = node.table().last_refresh();
+    Some(match event {
+        TableEvent::Joined { id, state } => Event::DataCenterJoined { id, state },
+        TableEvent::Left { id, why } => Event::DataCenterLeft { id, reason: format!("{why:?}") },
+        TableEvent::Expired { id } => Event::DataCenterLeft { id, reason: "its lease ended without a renewal".into() },
+        TableEvent::Revived { id }
+        | TableEvent::Grace { id, .. }
+        | TableEvent::StateChanged { id, .. }
+        | TableEvent::IntentChanged { id, .. } => return state_of(node, id),
+        TableEvent::Stale { age } => Event::Stale { stale: true, age: Some(age) },
+        TableEvent::Fresh => Event::Stale { stale: false, age },
+        TableEvent::EndpointsChanged { .. } | TableEvent::StoreChanged { .. } | TableEvent::Skipped(_) => return None,
+        _ => return None,
+    })
+}
+
+fn state_of(node: &Arc<Node>, id: DataCenterId) -> Option<Event> {
+    let snapshot = node.table().snapshot();
+    let entry = snapshot.get(&id)?;
+    let (state, takes_placements, takes_traffic) =
+        (entry.record().state, entry.takes_placements(), entry.takes_traffic());
+    Some(Event::DataCenterState { id, state, takes_placements, takes_traffic })
+}
+
+async fn cluster(system: WeakSystem, mut events: Receiver<ClusterEvent>) {
+    while let Some(event) = next(&mut events, &system).await {
+        let Some(node) = system.node() else { return };
+        let members = node.view().members.len();
+        match event {
+            ClusterEvent::MemberUp(member) => {
+                node.bus().tell(Event::Members { joined: vec![member.node], left: Vec::new(), members });
+            }
+            ClusterEvent::MemberDown(member) => {
+                node.bus().tell(Event::Members { joined: Vec::new(), left: vec![member.node], members });
+                let gone = |id: NodeId| id == member.node;
+                node.names().retain(|at| !gone(at.node));
+                node.grains().retain(|at| !gone(at.node));
+            }
+            ClusterEvent::LeaderChanged { to, .. } => {
+                node.bus().tell(Event::Leader { leader: Some(to), me: to == node.id() });
+            }
+            ClusterEvent::NameEvicted(eviction) => evicted(&node, &eviction).await,
+            _ => {}
+        }
+    }
+}
+
+/// Another side of a healed partition had the name for longer: ours stops (A2).
+async fn evicted(node: &Arc<Node>, eviction: &dc_cluster::Eviction) {
+    let (lost, kept_by) = (&eviction.lost, eviction.kept.holder);
+    tracing::warn!(name = %lost.key, kept_by = %kept_by.short(), "lost a name to an older actor after a partition: stopping ours");
+    if let Some(cell) = node.actors().get(lost.actor) {
+        tokio::spawn(cell.stop());
+    }
+    let name = lost.key.strip_prefix("a/").or_else(|| lost.key.strip_prefix("g/")).unwrap_or(&lost.key);
+    node.bus().tell(Event::NameEvicted { name: name.to_owned(), kept_by });
+}
+
+async fn links(system: WeakSystem, mut events: Receiver<LinkEvent>) {
+    while let Some(event) = next(&mut events, &system).await {
+        let Some(node) = system.node() else { return };
+        if let LinkEvent::StoreMismatch { identity, ours, theirs } = event {
+            tracing::warn!(peer = ?identity, ?ours, ?theirs, "a peer uses another control-plane store");
+            node.bus().tell(Event::StoreMismatch { peer: format!("{identity:?}") });
+        }
+    }
+}

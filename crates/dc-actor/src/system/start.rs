@@ -1,0 +1,110 @@
+//! In which order a node comes up.
+
+use std::sync::Arc;
+
+use dc_cache::{CacheOptions, RoutingTable};
+use dc_cluster::{Cluster, ClusterError};
+use dc_controller::{Controller, Parts as ControllerParts};
+use dc_core::{Invalid, NodeId, Owner};
+use dc_remoting::{Remoting, Services};
+
+use super::{
+    ActorSystem, ConfigError,
+    builder::Parts,
+    follow,
+    node::{Made, Node},
+};
+use crate::{grain, receive};
+
+/// Why a system did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The description breaks rules: all of them, each naming field, value and rule.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Config(Vec<ConfigError>),
+    /// The node cannot listen, or has nothing to advertise.
+    #[error(transparent)]
+    Links(#[from] dc_remoting::StartError),
+    /// Membership could not start.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+}
+
+impl From<Invalid> for StartError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Config(vec![invalid.into()])
+    }
+}
+
+/// Links first, then the datacenter's members, then the record and the routing table; then work is taken.
+pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
+    let id = NodeId(rand::random());
+    let seed: u64 = rand::random();
+    let services = Services::new();
+    let remoting = Remoting::start(parts.remoting_config(id)?, parts.clock.clone(), services.clone()).await?;
+    let endpoint = remoting.local().advertised.clone();
+    let cluster = match Cluster::start(parts.cluster, remoting.clone(), parts.clock.clone(), seed).await {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            remoting.shutdown(std::time::Duration::ZERO).await;
+            return Err(error.into());
+        }
+    };
+    let table = RoutingTable::new(parts.clock.clone(), cache_options(&parts.controller)?);
+    let request_timeout = parts.controller.request_timeout();
+    let controller = Controller::start(ControllerParts {
+        plane: parts.plane,
+        data_center: parts.data_center.clone(),
+        me: Owner { node: id, endpoint: endpoint.clone() },
+        options: parts.controller,
+        view: cluster.view(),
+        table: table.clone(),
+        clock: parts.clock.clone(),
+        seed,
+    })?;
+    let node = Node::new(Made {
+        data_center: parts.data_center,
+        id,
+        endpoint,
+        options: parts.options,
+        clock: parts.clock,
+        kinds: parts.kinds,
+        remoting,
+        cluster,
+        table,
+        controller,
+        seed,
+    });
+    receive::serve(&node, &services);
+    follow::all(&node);
+    node.keep(grain::put_to_rest(node.clone()));
+    let system = ActorSystem::with_handle(node.clone());
+    tracing::info!(node = %node.label(), endpoint = %node.endpoint(), "node started");
+    until_ready(&node, request_timeout).await;
+    Ok(system)
+}
+
+/// The table takes its times from the controller's options; the controller's own task keeps it in step.
+fn cache_options(options: &dc_controller::ControllerOptions) -> Result<CacheOptions, Invalid> {
+    CacheOptions::builder()
+        .cache_refresh_interval(options.cache_refresh_interval())
+        .max_cache_staleness(options.max_cache_staleness())
+        .request_timeout(options.request_timeout())
+        .jitter_ratio(options.jitter_ratio())
+        .max_backoff(options.max_backoff())
+        .watch_enabled(options.watch_enabled())
+        .build()
+}
+
+/// Waits until the node is ready (D7), or until it is time to go on without the control plane (D4).
+async fn until_ready(node: &Arc<Node>, at_most: std::time::Duration) {
+    if tokio::time::timeout(at_most, node.wait_ready()).await.is_err() {
+        tracing::warn!(
+            node = %node.label(),
+            joined = node.view().joined,
+            table_in_step = node.table().ever_in_step(),
+            "not ready yet; going on: the datacenter works inside, the rest is retried"
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! What nodes ask each other about actors, over the control lane. Protobuf: fields may be added, unknown ones are
+//! passed over. `docs/wire.md` describes the numbers.
+
+use bytes::Bytes;
+use dc_core::NodeId;
+use dc_remoting::ServiceId;
+
+use crate::{error::Error, link, reference::Location};
+
+/// Start an actor on the node that is asked.
+pub(crate) const SPAWN: ServiceId = ServiceId(16);
+/// Who has this name in the datacenter that is asked.
+pub(crate) const LOOKUP: ServiceId = ServiceId(17);
+/// Where a grain is, asked of any node of its home; activates it where it is not active.
+pub(crate) const LOCATE: ServiceId = ServiceId(18);
+/// Activate a grain on the node that is asked, unless it is active elsewhere.
+pub(crate) const ACTIVATE: ServiceId = ServiceId(19);
+/// Whether a grain is active in the datacenter that is asked; activates nothing.
+pub(crate) const PEEK: ServiceId = ServiceId(20);
+/// Tells a sender that an actor is not there any more; the answer is empty.
+pub(crate) const GONE: ServiceId = ServiceId(21);
+
+/// The body of [`SPAWN`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SpawnBody {
+    #[prost(string, tag = "1")]
+    pub(crate) kind: String,
+    /// Empty: an actor without a name.
+    #[prost(string, tag = "2")]
+    pub(crate) name: String,
+    /// 16 bytes, big-endian: the same in every repetition of one spawn (L3).
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) request: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) args: Bytes,
+    /// Passed on by the node that was asked: not to be passed on again.
+    #[prost(bool, tag = "5")]
+    pub(crate) passed_on: bool,
+}
+
+impl SpawnBody {
+    pub(crate) fn request(&self) -> Result<u128, Error> {
+        self.request.as_ref().try_into().map(u128::from_be_bytes).map_err(|_| unreadable("a spawn", "request id of another length"))
+    }
+}
+
+/// The body of [`LOOKUP`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LookupBody {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+}
+
+/// The body of [`LOCATE`], [`ACTIVATE`] and [`PEEK`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct GrainBody {
+    #[prost(string, tag = "1")]
+    pub(crate) kind: String,
+    #[prost(string, tag = "2")]
+    pub(crate) id: String,
+}
+
+/// The body of [`GONE`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct GoneBody {
+    #[prost(uint64, tag = "1")]
+    pub(crate) actor: u64,
+}
+
+/// The answer to the questions above.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Place {
+    #[prost(enumeration = "Found", tag = "1")]
+    pub(crate) found: i32,
+    #[prost(string, tag = "2")]
+    pub(crate) kind: String,
+    #[prost(string, tag = "3")]
+    pub(crate) data_center: String,
+    /// 16 bytes, big-endian.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) node: Bytes,
+    #[prost(string, tag = "5")]
+    pub(crate) endpoint: String,
+    #[prost(uint64, tag = "6")]
+    pub(crate) actor: u64,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum Found {
+    /// Nothing.
+    None = 0,
+    /// An actor, at the place given.
+    Actor = 1,
+    /// Nothing, and this datacenter takes no new grains: ask the next one.
+    AskNext = 2,
+}
+
+impl Place {
+    pub(crate) fn none() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn ask_next() -> Self {
+        Self { found: Found::AskNext.into(), ..Self::default() }
+    }
+
+    pub(crate) fn at(kind: &str, location: &Location) -> Self {
+        Self {
+            found: Found::Actor.into(),
+            kind: kind.to_owned(),
+            data_center: location.dc.as_str().to_owned(),
+            node: Bytes::copy_from_slice(&location.node.0.to_be_bytes()),
+            endpoint: location.endpoint.to_string(),
+            actor: location.actor,
+        }
+    }
+
+    /// The place, if it is one.
+    pub(crate) fn location(&self) -> Result<Option<Location>, Error> {
+        if self.found() != Found::Actor {
+            return Ok(None);
+        }
+        let node: [u8; 16] =
+            self.node.as_ref().try_into().map_err(|_| unreadable("a place", "node id of another length"))?;
+        Ok(Some(Location {
+            dc: self.data_center.parse()?,
+            node: NodeId(u128::from_be_bytes(node)),
+            endpoint: self.endpoint.parse()?,
+            actor: self.actor,
+        }))
+    }
+}
+
+/// Reads a body.
+pub(crate) fn read<T: prost::Message + Default>(what: &str, body: Bytes) -> Result<T, Error> {
+    T::decode(body).map_err(|err| unreadable(what, &err.to_string()))
+}
+
+fn unreadable(what: &str, reason: &str) -> Error {
+    Error::Codec { what: what.to_owned(), reason: reason.to_owned(), not_run: true }
+}
+
+/// Writes a body.
+pub(crate) fn write<T: prost::Message>(body: &T) -> Bytes {
+    body.encode_to_vec().into()
+}
+
+/// Writes an answer: a place, or an error.
+pub(crate) fn write_answer(answer: &Result<Place, Error>) -> (u32, Bytes) {
+    match answer {
+        Ok(place) => (link::OK, write(place)),
+        Err(error) => link::write_fault(error),
+    }
+}
+
+/// Reads what [`write_answer`] wrote.
+pub(crate) fn read_answer(status: u32, body: Bytes) -> Result<Place, Error> {
+    if status == link::OK { read("a place", body) } else { Err(link::read_fault(body)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_place_reads_back() {
+        let location = Location {
+            dc: "eu/dc-1".parse().unwrap(),
+            node: NodeId(7),
+            endpoint: "10.0.0.1:7946".parse().unwrap(),
+            actor: 9,
+        };
+        let (status, body) = write_answer(&Ok(Place::at("worker", &location)));
+        let place = read_answer(status, body).unwrap();
+        assert_eq!(place.kind, "worker");
+        assert_eq!(place.location(), Ok(Some(location)));
+        assert_eq!(Place::none().location(), Ok(None));
+        assert_eq!(Place::ask_next().location(), Ok(None));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_or_a_body(garbage: Vec<u8>) {
+            let bytes = Bytes::from(garbage);
+            let _ = read::<SpawnBody>("x", bytes.clone());
+            let _ = read::<GrainBody>("x", bytes.clone());
+            if let Ok(place) = read_answer(0, bytes) {
+                let _ = place.location();
+            }
+        }
+    }
+}
