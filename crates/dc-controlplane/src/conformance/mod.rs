@@ -24,6 +24,9 @@ mod moves;
 mod watching;
 mod writes;
 
+#[cfg(test)]
+mod tests;
+
 pub use faults::*;
 pub use harness::{Harness, Skew};
 pub use honest::*;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{MemoryControlPlane, MemoryOptions, MemoryStore};
+use crate::memory::{MemoryControlPlane, MemoryOptions, MemoryStore};
 use crate::{TokioClock, conformance::Harness};
 
 struct Paused {
