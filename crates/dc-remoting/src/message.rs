@@ -168,8 +168,8 @@ impl ReplyTo {
     /// Says that the message certainly did not run, and why: [`LinkError::NotRun`](crate::LinkError::NotRun) at the asker.
     pub fn not_run(mut self, why: &str) {
         self.done = true;
-        let end = why.floor_char_boundary(1024);
-        self.lane.reply(self.correlation, Outcome::NotRun, 0, Bytes::copy_from_slice(&why.as_bytes()[..end]));
+        let why: String = why.chars().take(500).collect();
+        self.lane.reply(self.correlation, Outcome::NotRun, 0, why.into());
     }
 
     /// Says that its time was over before work on it began: a [`LinkError::Timeout`](crate::LinkError::Timeout)

@@ -210,7 +210,7 @@ impl PairInner {
     /// Puts the message into its lane's queue if nothing stands in the way. Never waits.
     #[expect(clippy::result_large_err, reason = "the message comes back to be tried again")]
     fn try_send(&self, state: &mut State, item: Item, has_permit: bool) -> Result<(), (Item, Blocked)> {
-        let Some(link) = state.link.as_ref().filter(|link| !link.is_closed()) else {
+        let Some(link) = state.link.as_ref().filter(|link| !link.refuses()) else {
             return Err((item, Blocked::NoLink));
         };
         if !self.peer.expects(&link.identity) {

@@ -220,6 +220,10 @@ impl Remoting {
     pub async fn shutdown(&self, grace: Duration) {
         let shared = &self.0.shared;
         shared.draining.cancel();
+        let slots: Vec<_> = shared.slots.lock().values().cloned().collect();
+        for link in slots.iter().filter_map(|slot| slot.current()) {
+            link.stop_taking();
+        }
         let quiet = async {
             while !is_quiet(shared) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -228,7 +232,6 @@ impl Remoting {
         if tokio::time::timeout(grace, quiet).await.is_err() {
             tracing::info!(?grace, "shutting down with work under way");
         }
-        let slots: Vec<_> = shared.slots.lock().values().cloned().collect();
         for slot in slots {
             if let Some(link) = slot.current() {
                 link.say_goodbye("shutting down").await;

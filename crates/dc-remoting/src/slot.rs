@@ -45,6 +45,7 @@ pub(crate) struct Slot {
     pub(crate) state: watch::Sender<State>,
     wanted: AtomicBool,
     wake: Notify,
+    kicked: Notify,
     waiting: AtomicUsize,
 }
 
@@ -64,6 +65,7 @@ impl Slot {
             state: watch::Sender::new(state),
             wanted: AtomicBool::new(false),
             wake: Notify::new(),
+            kicked: Notify::new(),
             waiting: AtomicUsize::new(0),
         })
     }
@@ -90,9 +92,7 @@ impl Slot {
 
     /// The peer has shown life: what waits to dial again does so now.
     pub(crate) fn kick(&self) {
-        if matches!(*self.state.borrow(), State::Down(_)) {
-            self.wake.notify_one();
-        }
+        self.kicked.notify_waiters();
     }
 
     /// The link, if it stands.
@@ -144,6 +144,8 @@ async fn drive(slot: Arc<Slot>) {
     if let State::Up(link) = slot.state.send_replace(State::Closed) {
         link.close("this node's remoting is shut down");
     }
+    // The table and the slot hold each other by way of what they share.
+    shared.slots.lock().remove(&slot.endpoint);
 }
 
 async fn keep_up(slot: &Arc<Slot>) {
@@ -171,7 +173,7 @@ async fn keep_up(slot: &Arc<Slot>) {
                     let wait = backoff.next(slot.shared.random_unit());
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        () = slot.wake_when_kicked() => {}
+                        () = slot.kicked.notified() => {}
                     }
                     let now = slot.shared.clock.now();
                     if slot.wanted.swap(false, Ordering::AcqRel) {
@@ -183,18 +185,6 @@ async fn keep_up(slot: &Arc<Slot>) {
             }
         }
         slot.state.send_replace(State::Idle);
-    }
-}
-
-impl Slot {
-    /// Returns when the peer has dialled this node; wishes alone do not shorten the backoff.
-    async fn wake_when_kicked(&self) {
-        loop {
-            self.wake.notified().await;
-            if !self.wanted.load(Ordering::Acquire) {
-                return;
-            }
-        }
     }
 }
 

@@ -47,8 +47,6 @@ pub(crate) struct InLink {
     why: OnceLock<Arc<str>>,
     /// Bytes of messages that arrived and were not accepted yet.
     unaccepted: AtomicUsize,
-    /// Asks and calls that were not answered yet.
-    unanswered: AtomicUsize,
     /// Bytes of answers that were not written yet.
     backlog: AtomicUsize,
     drained: Notify,
@@ -72,7 +70,6 @@ impl InLink {
             closed: CancellationToken::new(),
             why: OnceLock::new(),
             unaccepted: AtomicUsize::new(0),
-            unanswered: AtomicUsize::new(0),
             backlog: AtomicUsize::new(0),
             drained: Notify::new(),
         }
@@ -88,13 +85,14 @@ impl InLink {
 
     /// Nothing that this node still owes the peer an answer for.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.unanswered.load(Ordering::Acquire) == 0 && self.backlog.load(Ordering::Acquire) == 0
+        let answered = |lane: &Arc<InLane>| lane.unanswered.load(Ordering::Acquire) == 0;
+        self.lanes.lock().iter().flatten().all(answered) && self.backlog.load(Ordering::Acquire) == 0
     }
 
     /// Ends the link; the first reason stays and is told to the peer.
     pub(crate) fn close(&self, why: &str) {
         if self.why.set(why.into()).is_ok() {
-            tracing::debug!(peer = ?self.identity, why, "link from peer closed");
+            tracing::info!(peer = ?self.identity, why, "link from peer ended");
         }
         self.closed.cancel();
         self.shared.inbound.lock().remove(&(self.identity.node, self.id));
@@ -121,6 +119,8 @@ pub(crate) struct InLane {
     link: Arc<InLink>,
     kind: LaneKind,
     back: mpsc::UnboundedSender<Back>,
+    /// Asks or calls that were not answered yet.
+    unanswered: AtomicUsize,
     /// Pairs that credits are owed to, each once.
     owing: Mutex<Vec<Arc<PairIn>>>,
     owed: AtomicUsize,
@@ -135,6 +135,7 @@ impl InLane {
             link,
             kind,
             back,
+            unanswered: AtomicUsize::new(0),
             owing: Mutex::default(),
             owed: AtomicUsize::new(0),
             eager: AtomicBool::new(false),
@@ -154,7 +155,7 @@ impl InLane {
             reply.outcome = Outcome::Unanswered.into();
         }
         // After the backlog, so that a link is never seen quiet in between.
-        link.unanswered.fetch_sub(1, Ordering::AcqRel);
+        self.unanswered.fetch_sub(1, Ordering::AcqRel);
         let bulk = if reply.body.len() > link.shared.config.bulk_threshold { link.bulk() } else { None };
         // A lane that has ended takes its answers with it.
         let _ = bulk.as_deref().unwrap_or(self).back.send(Back::Reply(reply));

@@ -72,7 +72,6 @@ impl Reader {
         loop {
             let next = tokio::select! {
                 biased;
-                next = stream.message() => next,
                 () = &mut tick, if armed => {
                     if control {
                         return End::Gone(format!("nothing came from the peer for {silence:?}"));
@@ -81,6 +80,7 @@ impl Reader {
                     self.credits_due();
                     continue;
                 }
+                next = stream.message() => next,
             };
             let frame = match next {
                 Ok(Some(frame)) => frame,
@@ -190,9 +190,6 @@ impl Reader {
         // Bounded by the window just checked.
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let left = (envelope.correlation != 0).then(|| Duration::from_micros(envelope.left_us));
-        if envelope.correlation != 0 {
-            self.count_unanswered()?;
-        }
         if envelope.total == 0 {
             return self.deliver(envelope, cost, left);
         }
@@ -229,8 +226,7 @@ impl Reader {
     fn deliver(&mut self, envelope: Envelope, cost: u32, left: Option<Duration>) -> Result<(), String> {
         let accept = Accept::new(self.pair(envelope.pair)?, cost);
         let limit = self.lane.link.shared.config.max_payload;
-        let reply =
-            (envelope.correlation != 0).then(|| ReplyTo::new(Arc::clone(&self.lane), envelope.correlation, limit));
+        let reply = (envelope.correlation != 0).then(|| self.reply_to(envelope.correlation, limit));
         let message = Message {
             to: envelope.to,
             kind: self.symbol(envelope.kind, envelope.kind_text)?,
@@ -277,8 +273,11 @@ impl Reader {
         if call.body.len() > limit {
             return Err(format!("it makes a call with {} bytes, {limit} are allowed", call.body.len()));
         }
-        self.count_unanswered()?;
-        let reply = ReplyTo::new(Arc::clone(&self.lane), call.correlation, limit);
+        let reply = self.reply_to(call.correlation, limit);
+        if self.lane.unanswered.load(Ordering::Acquire) > link.shared.config.max_asks {
+            reply.not_run("too many calls are unanswered");
+            return Ok(());
+        }
         let left = Duration::from_micros(call.left_us);
         let service = u16::try_from(call.service).ok().and_then(|id| link.shared.services.get_service(ServiceId(id)));
         match service {
@@ -289,14 +288,9 @@ impl Reader {
         Ok(())
     }
 
-    fn count_unanswered(&self) -> Result<(), String> {
-        let limit = self.lane.link.shared.config.max_asks;
-        let unanswered = self.lane.link.unanswered.fetch_add(1, Ordering::AcqRel) + 1;
-        // Calls come on top of asks.
-        if unanswered > limit * 2 {
-            return Err(format!("it has {unanswered} asks and calls unanswered, {limit} are allowed"));
-        }
-        Ok(())
+    fn reply_to(&self, correlation: u64, limit: usize) -> ReplyTo {
+        self.lane.unanswered.fetch_add(1, Ordering::AcqRel);
+        ReplyTo::new(Arc::clone(&self.lane), correlation, limit)
     }
 }
 

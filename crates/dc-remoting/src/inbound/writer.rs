@@ -128,16 +128,20 @@ impl Stream for BackStream {
             let why = this.lane.link.why().to_string();
             return Poll::Ready(Some(Ok(Frame { goodbye: Some(Goodbye { why }), ..Frame::default() })));
         }
-        if this.taken.is_empty() {
-            match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
-                Poll::Ready(0) => return Poll::Ready(None),
-                Poll::Ready(_) => this.taken.reverse(),
-                Poll::Pending if this.transfers.is_empty() => return Poll::Pending,
-                Poll::Pending => {}
+        loop {
+            if this.taken.is_empty() {
+                match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
+                    Poll::Ready(0) => return Poll::Ready(None),
+                    Poll::Ready(_) => this.taken.reverse(),
+                    Poll::Pending if this.transfers.is_empty() => return Poll::Pending,
+                    Poll::Pending => {}
+                }
+            }
+            let mut frame = Frame::default();
+            this.pack(&mut frame);
+            if !frame.is_empty() {
+                return Poll::Ready(Some(Ok(frame)));
             }
         }
-        let mut frame = Frame::default();
-        this.pack(&mut frame);
-        Poll::Ready(Some(Ok(frame)))
     }
 }

@@ -43,7 +43,8 @@ pub(crate) struct Link {
     /// A pong came since this was last cleared.
     pub(crate) pong: AtomicBool,
     rtt_ns: AtomicU64,
-    is_closed: AtomicBool,
+    /// Takes nothing more: closed, or about to be.
+    refuses: AtomicBool,
     why: OnceLock<Arc<str>>,
     closed: CancellationToken,
 }
@@ -98,14 +99,24 @@ impl Link {
             taken: AtomicU64::new(0),
             pong: AtomicBool::new(false),
             rtt_ns: AtomicU64::new(0),
-            is_closed: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
             why: OnceLock::new(),
             closed: CancellationToken::new(),
         }
     }
 
+    /// Whether it takes nothing more.
+    pub(crate) fn refuses(&self) -> bool {
+        self.refuses.load(Ordering::Acquire)
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::Acquire)
+        self.closed.is_cancelled()
+    }
+
+    /// Takes nothing more; what is under way goes on.
+    pub(crate) fn stop_taking(&self) {
+        self.refuses.store(true, Ordering::Release);
     }
 
     /// Waits for the end of the link.
@@ -123,7 +134,7 @@ impl Link {
         if self.why.set(why.into()).is_err() {
             return;
         }
-        self.is_closed.store(true, Ordering::Release);
+        self.refuses.store(true, Ordering::Release);
         self.window.close();
         self.closed.cancel();
         let why = self.why();

@@ -379,20 +379,28 @@ impl Stream for OutStream {
         if this.ended {
             return Poll::Ready(None);
         }
-        if this.taken.is_empty() {
-            match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
-                Poll::Ready(0) if this.transfers.is_empty() => return Poll::Ready(None),
-                Poll::Ready(_) => this.taken.reverse(),
-                Poll::Pending if this.transfers.is_empty() => {
-                    if !this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                        this.waker = Some(cx.waker().clone());
+        loop {
+            if this.taken.is_empty() {
+                match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
+                    Poll::Ready(0) if this.transfers.is_empty() => return Poll::Ready(None),
+                    Poll::Ready(_) => this.taken.reverse(),
+                    Poll::Pending if this.transfers.is_empty() => {
+                        if !this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                            this.waker = Some(cx.waker().clone());
+                        }
+                        return Poll::Pending;
                     }
-                    return Poll::Pending;
+                    Poll::Pending => {}
                 }
-                Poll::Pending => {}
+            }
+            let frame = this.pack();
+            if !frame.is_empty() {
+                return Poll::Ready(Some(frame));
+            }
+            if this.ended {
+                return Poll::Ready(None);
             }
         }
-        Poll::Ready(Some(this.pack()))
     }
 }
 

@@ -40,6 +40,20 @@ pub struct Frame {
     pub goodbye: Option<Goodbye>,
 }
 
+impl Frame {
+    /// Nothing in it: not worth sending.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.symbols.is_empty()
+            && self.chunks.is_empty()
+            && self.envelopes.is_empty()
+            && self.calls.is_empty()
+            && self.replies.is_empty()
+            && self.credits.is_empty()
+            && [&self.ping, &self.pong].iter().all(|ping| ping.is_none())
+            && self.goodbye.is_none()
+    }
+}
+
 /// Which of a link's three streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]

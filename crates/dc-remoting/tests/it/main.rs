@@ -1,4 +1,13 @@
 //! Links over real sockets: R1 to R8, faults included.
 
 mod basic;
+mod deadlines;
+mod faults;
+mod flow;
+mod hostile;
+mod lanes;
+mod order;
+mod proxy;
+mod raw;
 mod support;
+mod wire_agrees;

@@ -11,11 +11,11 @@ use std::{
 use bytes::Bytes;
 use dc_core::{DataCenter, NodeId, SystemClock, SystemName};
 use dc_remoting::{
-    Answer, Incoming, LinkError, Message, PeerIdentity, PeerTarget, Receiver, Remoting, RemotingConfig,
+    Answer, Incoming, LinkError, LinkEvent, Message, PeerIdentity, PeerTarget, Receiver, Remoting, RemotingConfig,
     RemotingConfigBuilder, ReplyTo, Service, ServiceId, Services, Undelivered,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 /// How long anything may take that should happen soon.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -144,4 +144,18 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         }
     };
     tokio::time::timeout(SOON, polled).await.unwrap_or_else(|_| panic!("{what}: not in time"));
+}
+
+/// Waits for the event that a connection was refused, for a reason that contains `part`.
+pub(crate) async fn refused(events: &mut broadcast::Receiver<LinkEvent>, part: &str) {
+    let waited = async {
+        loop {
+            if let LinkEvent::Refused { why, .. } = events.recv().await.expect("open")
+                && why.contains(part)
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, waited).await.unwrap_or_else(|_| panic!("nothing was refused for {part:?}"));
 }

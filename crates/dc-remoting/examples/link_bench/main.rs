@@ -1,0 +1,181 @@
+//! Throughput and latency of links against two floors measured in the same run: a raw framed-TCP loop and
+//! a bare tonic stream. Client and server are two processes on loopback.
+//!
+//! `cargo run --release -p dc-remoting --example link_bench [seconds per figure] [name filter]`
+
+mod bare_tonic;
+mod link;
+mod raw_tcp;
+
+use std::{
+    future::Future,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use dc_core::{Clock, SystemClock};
+use parking_lot::Mutex;
+
+/// What each transport can do.
+pub(crate) trait Client: Clone + Send + Sync + 'static {
+    fn ask(&self, payload: Bytes) -> impl Future<Output = Bytes> + Send;
+    fn tell(&self, payload: Bytes) -> impl Future<Output = ()> + Send;
+}
+
+/// A one-byte ask of this value is answered with the number of tells so far.
+pub(crate) const COUNT: u8 = 255;
+
+struct Figure {
+    rate: f64,
+    p50: Duration,
+}
+
+async fn asks(client: &impl Client, in_flight: usize, size: usize, time: Duration) -> Figure {
+    let payload = Bytes::from(vec![1u8; size]);
+    let samples = Arc::new(Mutex::new(Vec::with_capacity(1 << 20)));
+    let began = SystemClock.now();
+    let mut tasks = Vec::new();
+    for _ in 0..in_flight {
+        let (client, payload, samples) = (client.clone(), payload.clone(), Arc::clone(&samples));
+        tasks.push(tokio::spawn(async move {
+            let mut own = Vec::with_capacity(1 << 14);
+            let mut last = began;
+            while last.saturating_duration_since(began) < time {
+                client.ask(payload.clone()).await;
+                let now = SystemClock.now();
+                own.push(now - last);
+                last = now;
+            }
+            samples.lock().append(&mut own);
+        }));
+    }
+    for task in tasks {
+        task.await.expect("asks");
+    }
+    let took = SystemClock.now() - began;
+    let mut samples = std::mem::take(&mut *samples.lock());
+    samples.sort_unstable();
+    Figure { rate: samples.len() as f64 / took.as_secs_f64(), p50: samples[samples.len() / 2] }
+}
+
+async fn one_way(client: &impl Client, size: usize, time: Duration) -> f64 {
+    let payload = Bytes::from(vec![1u8; size]);
+    let count = |bytes: Bytes| u64::from_be_bytes(bytes[..8].try_into().expect("8 bytes"));
+    let before = count(client.ask(Bytes::from_static(&[COUNT])).await);
+    let began = SystemClock.now();
+    let mut sent = 0u64;
+    while SystemClock.now() - began < time {
+        for _ in 0..256 {
+            client.tell(payload.clone()).await;
+        }
+        sent += 256;
+    }
+    loop {
+        let arrived = count(client.ask(Bytes::from_static(&[COUNT])).await) - before;
+        if arrived >= sent {
+            return sent as f64 / (SystemClock.now() - began).as_secs_f64();
+        }
+    }
+}
+
+/// p50 of a small ask beside a stream of 1 MiB asks.
+async fn beside_large<C: Client>(client: &C, large: &C, time: Duration) -> Figure {
+    let noise = tokio::spawn({
+        let large = large.clone();
+        async move {
+            let payload = Bytes::from(vec![1u8; 1 << 20]);
+            loop {
+                large.ask(payload.clone()).await;
+            }
+        }
+    });
+    let figure = asks(client, 1, 64, time).await;
+    noise.abort();
+    figure
+}
+
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn server(kind: &str) -> (Server, String) {
+    let exe = std::env::current_exe().expect("own path");
+    let mut child = Command::new(exe).args(["server", kind]).stdout(Stdio::piped()).spawn().expect("starts its server");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("the server's address");
+    (Server(child), line.trim().to_owned())
+}
+
+#[tokio::main]
+async fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if args.get(1).is_some_and(|arg| arg == "server") {
+        match args[2].as_str() {
+            "raw" => raw_tcp::serve().await,
+            "tonic" => bare_tonic::serve().await,
+            _ => link::serve().await,
+        }
+        return;
+    }
+    let seconds: f64 = args.get(1).and_then(|arg| arg.parse().ok()).unwrap_or(2.0);
+    let filter = args.get(2).cloned().unwrap_or_default();
+    let time = Duration::from_secs_f64(seconds);
+    let (_raw_server, address) = server("raw");
+    let raw = raw_tcp::connect(&address).await;
+    let (_tonic_server, address) = server("tonic");
+    let bare = bare_tonic::connect(&address).await;
+    let (_link_server, address) = server("link");
+    let (link, large) = link::connect(&address).await;
+    let _: Instant = SystemClock.now();
+
+    println!("{:<26} {:>12} {:>12} {:>12} {:>8} {:>8}", "", "raw TCP", "bare tonic", "link", "of raw", "of bare");
+    for (size, in_flight) in [(64, 1), (64, 64), (64, 512), (1024, 1), (1024, 64), (1024, 512), (65536, 1), (65536, 64)]
+    {
+        let name = format!("ask {size} B x {in_flight}");
+        if !name.contains(&filter) {
+            continue;
+        }
+        let (r, b, l) = (
+            asks(&raw, in_flight, size, time).await,
+            asks(&bare, in_flight, size, time).await,
+            asks(&link, in_flight, size, time).await,
+        );
+        row(&format!("{name} /s"), r.rate, b.rate, l.rate);
+        row(&format!("{name} p50 us"), us(r.p50), us(b.p50), us(l.p50));
+    }
+    for size in [64, 1024, 65536] {
+        let name = format!("one-way {size} B");
+        if !name.contains(&filter) {
+            continue;
+        }
+        let (r, b, l) =
+            (one_way(&raw, size, time).await, one_way(&bare, size, time).await, one_way(&link, size, time).await);
+        row(&format!("{name} /s"), r, b, l);
+    }
+    if "beside".contains(&filter) {
+        let idle = asks(&link, 1, 64, time).await;
+        let busy = beside_large(&link, &large, time).await;
+        let ratio = us(busy.p50) / us(idle.p50);
+        println!(
+            "64 B ask beside 1 MiB asks: p50 {:.0} us, idle {:.0} us, ratio {ratio:.2}",
+            us(busy.p50),
+            us(idle.p50)
+        );
+    }
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn row(name: &str, raw: f64, bare: f64, link: f64) {
+    println!("{name:<26} {raw:>12.0} {bare:>12.0} {link:>12.0} {:>8.2} {:>8.2}", link / raw, link / bare);
+}
