@@ -94,20 +94,18 @@ impl Core {
 
     fn listed_record(&mut self, record: DataCenterRecord, as_of: Version, at: Instant, afresh: bool, now: Instant) {
         let (id, version) = (record.id().clone(), record.version);
+        let outdated = self.complete.is_some_and(|complete| newer(complete, as_of));
+        if !afresh && (self.tombstones.is_after(&id, version) || (outdated && self.is_late(&id, version))) {
+            return;
+        }
         let Some(held) = self.snapshot.get(&id) else {
-            let outdated = self.is_known_gone(version) && self.complete.is_some_and(|complete| newer(complete, as_of));
-            let late = self.tombstones.is_after(&id, version) || outdated;
-            if afresh || !late {
-                self.join(record, at);
-            }
+            self.join(record, at);
             return;
         };
         let held_version = held.record().version;
         if afresh || newer(version, held_version) {
-            if afresh || !self.tombstones.is_after(&id, version) {
-                self.replace(record, at);
-            }
-        } else if version == held_version && !self.tombstones.is_after(&id, version) {
+            self.replace(record, at);
+        } else if version == held_version {
             if self.traits.linearizable_reads {
                 self.renew(&id, at);
             } else if held.lease().is_expired(at) {
@@ -174,7 +172,13 @@ impl Core {
         }
     }
 
-    /// Whether what has `version`, and is not in the table, was gone by the last complete view already.
+    /// Whether news of `id` at `version` is late: the last complete view, which is not older, lacked it.
+    fn is_late(&self, id: &DataCenterId, version: Version) -> bool {
+        let lacked = self.snapshot.get(id).is_none_or(|held| held.seen() == Seen::Grace);
+        lacked && self.is_known_gone(version)
+    }
+
+    /// Whether `version` is not newer than the last complete view.
     fn is_known_gone(&self, version: Version) -> bool {
         self.complete.is_some_and(|complete| complete.store == version.store && !newer(version, complete))
     }
@@ -187,11 +191,10 @@ impl Core {
         if let Some(replay) = &mut self.replay {
             replay.records.insert(id.clone());
         }
-        if self.tombstones.covers(&id, version) {
+        if self.tombstones.covers(&id, version) || self.is_late(&id, version) {
             return;
         }
         match self.snapshot.get(&id) {
-            None if self.is_known_gone(version) => {}
             None => self.join(record, now),
             Some(held) if newer(version, held.record().version) => self.replace(record, now),
             Some(_) => {}

@@ -37,7 +37,7 @@ pub(super) fn at(revision: u64) -> Version {
 }
 
 pub(super) fn record(name: &str, revision: u64) -> DataCenterRecord {
-    let node = NodeId(u128::from(revision));
+    let node = NodeId(7);
     let endpoint: dc_core::Endpoint = format!("{name}.example:7946").parse().unwrap();
     DataCenterRecord {
         data_center: DataCenter::new(name).build().unwrap(),
