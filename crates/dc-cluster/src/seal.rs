@@ -64,8 +64,7 @@ impl fmt::Debug for GossipKey {
 
 /// Why a datagram was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Dropped {
+pub(crate) enum Dropped {
     /// Not ours: another protocol, or cut short.
     Garbage,
     /// Another wire version.
