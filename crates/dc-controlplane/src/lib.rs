@@ -9,6 +9,10 @@
 //!
 //! Reading order: [`ControlPlane`], [`WatchEvent`], [`Error`], [`Capabilities`], [`codec`].
 
+// The backend of `docs/write-a-backend.md` names this crate as others do.
+#[cfg(test)]
+extern crate self as dc_controlplane;
+
 mod capabilities;
 mod clock;
 mod error;

@@ -1,5 +1,9 @@
 //! The suite against planes that are broken on purpose: each defect must be found by the check that bears its number.
 
+#[expect(unreachable_pub, reason = "in its own crate it is public")]
+mod shelf;
+mod shelf_harness;
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -424,4 +428,12 @@ fn a_hook_that_is_not_offered_fails_its_tests_and_says_what_to_do() {
     let refused = catch_unwind(|| super::run(async { super::p6_foreign_keys_are_ignored(Bare).await }));
     let message = refused.expect_err("a missing hook passed").downcast::<String>().expect("a message");
     assert!(message.contains("without: [raw]"), "{message}");
+}
+
+#[test]
+fn the_backend_that_the_docs_show_is_the_one_that_is_tested() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/write-a-backend.md");
+    let page = std::fs::read_to_string(path).expect("docs/write-a-backend.md");
+    let shown: Vec<&str> = page.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(shown, [include_str!("shelf.rs"), include_str!("shelf_harness.rs")], "copy the files into {path}");
 }
