@@ -47,7 +47,7 @@ impl Core {
         }
         for record in records {
             seen.insert(record.id().clone());
-            self.listed_record(record, as_of, ticket.begun, afresh, now);
+            self.listed_record(record, as_of, ticket.begun, now);
         }
         self.expire_unreadable(&seen, ticket.begun, now);
         self.drop_missing(&seen, &said, as_of, afresh, now);
@@ -81,6 +81,7 @@ impl Core {
         let from = self.snapshot.store().unwrap_or(as_of.store);
         self.events.push(TableEvent::StoreChanged { from, to: as_of.store });
         self.snapshot.set_store(Some(as_of.store));
+        self.void = self.snapshot.iter().map(|entry| entry.id().clone()).collect();
         self.tombstones.clear();
         self.complete = None;
         self.high = Some((as_of, now));
@@ -92,10 +93,10 @@ impl Core {
         self.dirty = true;
     }
 
-    fn listed_record(&mut self, record: DataCenterRecord, as_of: Version, at: Instant, afresh: bool, now: Instant) {
+    fn listed_record(&mut self, record: DataCenterRecord, as_of: Version, at: Instant, now: Instant) {
         let (id, version) = (record.id().clone(), record.version);
         let outdated = self.complete.is_some_and(|complete| newer(complete, as_of));
-        if !afresh && (self.tombstones.is_after(&id, version) || (outdated && self.is_late(&id, version))) {
+        if self.tombstones.is_after(&id, version) || (outdated && self.is_late(&id, version)) {
             return;
         }
         let Some(held) = self.snapshot.get(&id) else {
@@ -103,7 +104,7 @@ impl Core {
             return;
         };
         let held_version = held.record().version;
-        if afresh || newer(version, held_version) {
+        if self.replaces(&id, version) {
             self.replace(record, at);
         } else if version == held_version {
             if self.traits.linearizable_reads {
@@ -143,7 +144,8 @@ impl Core {
         let missing: Vec<_> = self
             .snapshot
             .iter()
-            .filter(|entry| !records.contains(entry.id()) && old(entry.record().version))
+            .filter(|entry| !records.contains(entry.id()))
+            .filter(|entry| old(entry.record().version) || self.void.contains(entry.id()))
             .map(|entry| entry.id().clone())
             .collect();
         for id in missing {
@@ -172,6 +174,11 @@ impl Core {
         }
     }
 
+    /// Whether `version` of a known datacenter takes the place of the one that is held.
+    fn replaces(&self, id: &DataCenterId, version: Version) -> bool {
+        self.void.contains(id) || self.snapshot.get(id).is_some_and(|held| newer(version, held.record().version))
+    }
+
     /// Whether news of `id` at `version` is late: the last complete view, which is not older, lacked it.
     fn is_late(&self, id: &DataCenterId, version: Version) -> bool {
         let lacked = self.snapshot.get(id).is_none_or(|held| held.seen() == Seen::Grace);
@@ -196,7 +203,7 @@ impl Core {
         }
         match self.snapshot.get(&id) {
             None => self.join(record, now),
-            Some(held) if newer(version, held.record().version) => self.replace(record, now),
+            Some(_) if self.replaces(&id, version) => self.replace(record, now),
             Some(_) => {}
         }
     }
@@ -208,7 +215,8 @@ impl Core {
         if let Some(replay) = &mut self.replay {
             replay.records.remove(id);
         }
-        if self.snapshot.get(id).is_some_and(|held| newer(held.record().version, version)) {
+        let late = self.snapshot.get(id).is_some_and(|held| newer(held.record().version, version));
+        if late && !self.void.contains(id) {
             return;
         }
         self.gone(id, version, why, false, now);
@@ -283,6 +291,7 @@ impl Core {
         let Some(held) = self.snapshot.get(&id).map(Arc::clone) else { return };
         self.tombstones.forget(&id);
         self.graces.remove(&id);
+        self.void.remove(&id);
         if held.seen() != Seen::Live {
             self.events.push(TableEvent::Revived { id: id.clone() });
         }

@@ -64,11 +64,15 @@ impl Core {
     }
 
     /// Removes `id` and says so.
+    ///
+    /// The tombstone that it leaves is at its own version: it was the last that was seen.
     pub(super) fn drop_entry(&mut self, id: &DataCenterId, why: Removal) {
         self.graces.remove(id);
+        let void = self.void.remove(id);
         if let Some(entry) = self.snapshot.remove(id) {
             self.dirty = true;
-            if self.tombstones.set(id, entry.record().version) {
+            // A version from before a fresh start says nothing of those to come.
+            if !void && self.tombstones.set(id, entry.record().version) {
                 self.list_wanted = true;
             }
             self.events.push(TableEvent::Left { id: id.clone(), why });

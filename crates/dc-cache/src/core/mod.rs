@@ -68,6 +68,8 @@ pub struct Core {
     tombstones: Tombstones,
     /// When each grace ends.
     graces: BTreeMap<DataCenterId, Instant>,
+    /// Datacenters whose version is from before a fresh start, so that any replaces it.
+    void: BTreeSet<DataCenterId>,
     /// As of which version the table was last known to be complete.
     complete: Option<Version>,
     /// The highest version that was delivered, and when it last rose.
@@ -104,6 +106,7 @@ impl Core {
             intents: BTreeMap::new(),
             tombstones: Tombstones::default(),
             graces: BTreeMap::new(),
+            void: BTreeSet::new(),
             complete: None,
             high: None,
             behind_since: None,
@@ -236,7 +239,10 @@ impl Core {
     /// Takes note that `version` was delivered; whether it is of the table's store.
     fn delivered(&mut self, version: Version, now: Instant) -> bool {
         match self.snapshot.store() {
-            None => self.snapshot.set_store(Some(version.store)),
+            None => {
+                self.snapshot.set_store(Some(version.store));
+                self.dirty = true;
+            }
             Some(store) if store != version.store => {
                 // Only a list changes the incarnation: a late event of the last one must not.
                 self.list_wanted = true;

@@ -125,6 +125,32 @@ fn c3_another_store_is_started_afresh_with() {
 }
 
 #[test]
+fn c3_versions_from_before_a_fresh_start_are_void() {
+    // The next write to a store that was set back has a version that was seen before.
+    let mut feed = Feed::new(LINEARIZABLE);
+    feed.list(50, vec![record("a", 49), record("b", 50)]);
+    feed.list(45, vec![]);
+    feed.replay(45, vec![]);
+    feed.put(record("a", 46));
+    assert_eq!((feed.version("a"), feed.takes("a")), (Some(46), Routability::Placements));
+    feed.pass(TTL);
+    assert_eq!(feed.seen("b"), None, "its grace is over");
+    feed.put(record("b", 47));
+    assert_eq!(feed.takes("b"), Routability::Placements);
+    // So has the next write to another store.
+    let mut feed = Feed::new(LINEARIZABLE);
+    feed.list(50, vec![record("a", 49), record("b", 50)]);
+    let ticket = feed.ask();
+    feed.answer(ticket, Listing { as_of: Version::new(OTHER, 0), ..listing(0, vec![]) });
+    let mut reborn = record("a", 1);
+    reborn.version = Version::new(OTHER, 1);
+    feed.put(reborn);
+    assert_eq!((feed.version("a"), feed.takes("a")), (Some(1), Routability::Placements));
+    feed.watch(WatchEvent::Removed { id: dc("b"), version: Version::new(OTHER, 2), why: Removal::Deregistered });
+    assert_eq!(feed.seen("b"), None);
+}
+
+#[test]
 fn c3_a_store_that_was_set_back_is_started_afresh_with() {
     let mut feed = Feed::new(LINEARIZABLE);
     feed.list(50, vec![record("a", 40), record("b", 50)]);
