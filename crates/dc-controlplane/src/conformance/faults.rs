@@ -35,6 +35,11 @@ async fn all_calls_end<H: Harness>(ground: &Ground<H>, plane: &H::Plane, record:
     ends("set_state", timeout * 2, false, plane.set_state(id, DataCenterState::Draining, operator())).await;
     ends("set_intent", timeout, false, plane.set_intent(id, &intent)).await;
     ends("deregister", timeout, false, plane.deregister(record.id(), record.version)).await;
+    if plane.capabilities().watch {
+        // A watch may open at once and begin once the store is there.
+        let watch = async { plane.watch().await.map(drop) };
+        ends("watch", timeout, true, watch).await;
+    }
 }
 
 /// P11: each call ends within its timeout while the store is stopped. Needs the hook `outage`.

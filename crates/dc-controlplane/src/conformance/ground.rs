@@ -153,6 +153,20 @@ impl Watcher {
         Some(event)
     }
 
+    /// Whether the watch says within `bound` that it is in step; other events are passed over.
+    pub(super) async fn claims_to_be_in_step(&mut self, bound: Duration) -> bool {
+        let stream = &mut self.stream;
+        let claim = async {
+            while let Some(event) = stream.next().await {
+                if matches!(event, Ok(WatchEvent::InStep)) {
+                    return true;
+                }
+            }
+            false
+        };
+        tokio::time::timeout(bound, claim).await.unwrap_or(false)
+    }
+
     fn in_order(&mut self, version: Version) {
         if let Some(last) = self.last {
             assert!(version > last, "P5: {version} was yielded after {last}");

@@ -48,6 +48,7 @@ macro_rules! conformance_tests {
             p5_a_quick_return_is_not_lost,
             p5_several_watchers_see_the_same,
             p5_a_dropped_watch_ends_alone,
+            p5_an_idle_watch_says_that_it_is_in_step,
             p6_an_empty_store_lists_nothing,
             p6_the_list_holds_every_state,
             p6_list_active_leaves_out_what_is_not_routable,
@@ -101,6 +102,7 @@ macro_rules! conformance_tests {
             p11_calls_end_in_time_while_the_store_is_frozen,
             p11_repeating_an_unanswered_write_is_safe,
             p12_a_client_goes_on_after_a_freeze,
+            p5_no_step_is_claimed_while_the_store_is_frozen,
         );
         $crate::__conformance_group!($harness; wipe; [$($left_out)*];
             p1_a_wiped_store_has_another_id,

@@ -227,3 +227,33 @@ pub async fn p5_a_watch_does_not_miss_a_wipe(harness: impl Harness) {
         }
     }
 }
+
+/// P5: an idle watch says that it is in step, so that an idle healthy system is never taken for stale.
+pub async fn p5_an_idle_watch_says_that_it_is_in_step(harness: impl Harness) {
+    let ground = Ground::new(harness).await;
+    let plane = ground.plane().await;
+    let Some((mut watcher, _)) = ground.watch(&plane).await else { return };
+    for _ in 0..2 {
+        let claimed = watcher.claims_to_be_in_step(ground.harness.patience()).await;
+        assert!(claimed, "P5: an idle watch never says that it is in step");
+    }
+}
+
+/// P5: an open silent connection is no proof: nothing is claimed while the store is frozen. Needs the hook `freeze`.
+pub async fn p5_no_step_is_claimed_while_the_store_is_frozen(harness: impl Harness) {
+    let ground = Ground::new(harness).await;
+    let plane = ground.plane().await;
+    let Some((mut watcher, _)) = ground.watch(&plane).await else { return };
+    ground.harness.freeze_store(&ground.store).await;
+    let timeout = ground.harness.request_timeout();
+    // What was on its way when the store froze; a plane that goes on claiming does so for ever.
+    for claims in 0..10 {
+        if !watcher.claims_to_be_in_step(timeout).await {
+            break;
+        }
+        assert!(claims < 9, "P5: a frozen store is claimed to be in step, again and again");
+    }
+    let claimed = watcher.claims_to_be_in_step(timeout * 4).await;
+    assert!(!claimed, "P5: a frozen store is claimed to be in step");
+    ground.harness.unfreeze_store(&ground.store).await;
+}

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, StoreId, Version};
 use futures::{StreamExt, future::ready};
 
-use super::Harness;
+use super::{Harness, Skew};
 use crate::{
     Capabilities, ControlPlane, Error, Expected, Listing, StateChange, TokioClock, Watch, WatchEvent, Writer,
     memory::{Checkpoint, MemoryControlPlane, MemoryOptions, MemoryStore},
@@ -61,6 +61,9 @@ enum Defect {
     TellsOutagesAsConflicts,
     ReadsStale,
     ClaimsAWatch,
+    NeverInStep,
+    AlwaysInStep,
+    TrustsWallClocks,
 }
 
 /// A plane in memory with a defect.
@@ -70,9 +73,15 @@ struct Broken {
     empty: Checkpoint,
     defect: Defect,
     gave_up: Arc<AtomicBool>,
+    /// How far its wall clock is off, in milliseconds.
+    skew_ms: i64,
 }
 
 impl Broken {
+    fn wall_ms(&self) -> u64 {
+        crate::wall_ms().saturating_add_signed(self.skew_ms)
+    }
+
     fn is(&self, defect: Defect) -> bool {
         self.defect == defect
     }
@@ -103,6 +112,7 @@ impl Broken {
             Defect::EndsLeasesEarly => record.ttl /= 2,
             Defect::EndsLeasesLate => record.ttl *= 3,
             Defect::DropsUnknownFields => record.unknown.clear(),
+            Defect::TrustsWallClocks => record.written_at_ms = self.wall_ms(),
             Defect::TakesAnyRecord if record.check().is_err() => {
                 record.ttl = Duration::from_secs(1);
                 record.endpoints = super::ground::sample("x").endpoints;
@@ -216,6 +226,9 @@ impl ControlPlane for Broken {
             }
             Defect::HidesCorruption => listing.skipped.clear(),
             Defect::ListsAsOfNever => listing.as_of.revision = 0,
+            Defect::TrustsWallClocks => listing.records.retain(|record| {
+                Duration::from_millis(record.written_at_ms) + record.ttl > Duration::from_millis(self.wall_ms())
+            }),
             _ => {}
         }
         Ok(listing)
@@ -232,6 +245,14 @@ impl ControlPlane for Broken {
             }
             Defect::MissesAWipe => {
                 watch.take_while(|event| ready(event.is_ok())).chain(futures::stream::pending()).boxed()
+            }
+            Defect::NeverInStep => watch.filter(|event| ready(!matches!(event, Ok(WatchEvent::InStep)))).boxed(),
+            Defect::AlwaysInStep => {
+                let beats = futures::stream::unfold((), |()| async {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    Some((Ok(WatchEvent::InStep), ()))
+                });
+                futures::stream::select(watch, beats).boxed()
             }
             Defect::ReordersChanges => {
                 let quiet = watch.filter(|event| ready(!matches!(event, Ok(WatchEvent::InStep))));
@@ -268,6 +289,19 @@ impl Bench {
         tokio::time::pause();
         Self(defect)
     }
+
+    fn client(&self, store: &MemoryStore, skew_ms: i64) -> Broken {
+        let mut options = MemoryOptions { watch: self.0 != Defect::ClaimsAWatch, ..MemoryOptions::default() };
+        if self.0 == Defect::NeverTimesOut {
+            options.request_timeout = Duration::from_secs(1_000_000);
+        }
+        let plane = MemoryControlPlane::with(store, options);
+        if self.0 == Defect::ReadsStale {
+            plane.read_stale();
+        }
+        let empty = MemoryStore::with_id(Arc::new(TokioClock), store.id()).checkpoint();
+        Broken { plane, empty, defect: self.0, gave_up: Arc::default(), skew_ms }
+    }
 }
 
 impl Harness for Bench {
@@ -281,16 +315,15 @@ impl Harness for Bench {
     }
 
     async fn open(&self, store: &MemoryStore) -> Broken {
-        let mut options = MemoryOptions { watch: self.0 != Defect::ClaimsAWatch, ..MemoryOptions::default() };
-        if self.0 == Defect::NeverTimesOut {
-            options.request_timeout = Duration::from_secs(1_000_000);
+        self.client(store, 0)
+    }
+
+    async fn open_skewed(&self, store: &MemoryStore, skew: Skew) -> Broken {
+        let ms = |by: Duration| i64::try_from(by.as_millis()).expect("a few hours");
+        match skew {
+            Skew::Ahead(by) => self.client(store, ms(by)),
+            Skew::Behind(by) => self.client(store, -ms(by)),
         }
-        let plane = MemoryControlPlane::with(store, options);
-        if self.0 == Defect::ReadsStale {
-            plane.read_stale();
-        }
-        let empty = MemoryStore::with_id(Arc::new(TokioClock), store.id()).checkpoint();
-        Broken { plane, empty, defect: self.0, gave_up: Arc::default() }
     }
 
     async fn advance(&self, by: Duration) {
@@ -374,6 +407,9 @@ finds! {
     p5_missed_removals_are_found: p5_a_removal_is_seen finds MissesRemovals;
     p5_disorder_is_found: p5_changes_come_in_order finds ReordersChanges;
     p5_a_missed_wipe_is_found: p5_a_watch_does_not_miss_a_wipe finds MissesAWipe;
+    p3_trust_in_wall_clocks_is_found: p3_a_skewed_wall_clock_changes_nothing finds TrustsWallClocks, EndsLeasesLate;
+    p5_a_watch_that_never_claims_to_be_in_step_is_found: p5_an_idle_watch_says_that_it_is_in_step finds NeverInStep;
+    p5_a_watch_that_always_claims_to_be_in_step_is_found: p5_no_step_is_claimed_while_the_store_is_frozen finds AlwaysInStep;
     p6_a_cut_list_is_found: p6_eleven_hundred_records_are_listed finds ListsAThousandAtMost;
     p6_corruption_that_spreads_is_found: p6_a_corrupt_record_is_skipped_and_reported finds FailsOnCorruption, HidesCorruption;
     p6_lists_as_of_never_are_found: p6_the_list_says_as_of_when finds ListsAsOfNever;
