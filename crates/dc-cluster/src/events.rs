@@ -27,7 +27,7 @@ pub enum ClusterEvent {
         seniority: u64,
     },
     /// A name of this node's lost against an older registration after a heal (A2).
-    NameEvicted(Eviction),
+    NameEvicted(Box<Eviction>),
 }
 
 /// The events that lead from one view to the next.

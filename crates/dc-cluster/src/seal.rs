@@ -133,8 +133,8 @@ impl Envelope {
         if version != WIRE_VERSION {
             return Err(Dropped::Version);
         }
-        let (_, addressed) = addressee(rest).ok_or(Dropped::Garbage)?;
-        let (_, own) = addressee(&self.header[MAGIC.len() + 1..]).ok_or(Dropped::Garbage)?;
+        let addressed = addressee(rest).ok_or(Dropped::Garbage)?;
+        let own = addressee(&self.header[MAGIC.len() + 1..]).ok_or(Dropped::Garbage)?;
         if addressed != own {
             return Err(Dropped::Stranger);
         }
@@ -149,14 +149,14 @@ impl Envelope {
     }
 }
 
-/// Splits what follows the version into (sealed?, system and DC id).
-fn addressee(rest: &[u8]) -> Option<(u8, (&[u8], &[u8]))> {
-    let (&sealed, rest) = rest.split_first()?;
+/// The system and the DC id in what follows the version.
+fn addressee(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_sealed, rest) = rest.split_first()?;
     let (&length, rest) = rest.split_first()?;
     let (system, rest) = rest.split_at_checked(usize::from(length))?;
     let (length, rest) = rest.split_first_chunk::<2>()?;
     let (dc, _) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-    Some((sealed, (system, dc)))
+    Some((system, dc))
 }
 
 #[cfg(test)]

@@ -338,7 +338,7 @@ impl Inner {
                 );
                 state.subscribers.retain(|subscriber| subscriber.send(eviction.clone()).is_ok());
                 // Without a receiver there is nobody to tell.
-                let _ = self.events.send(ClusterEvent::NameEvicted(eviction));
+                let _ = self.events.send(ClusterEvent::NameEvicted(Box::new(eviction)));
             }
         }
     }

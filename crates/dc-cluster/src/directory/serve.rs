@@ -153,7 +153,8 @@ impl Core {
             return self.reply(now, ask.origin, Response::Refused);
         }
         let (primary, backup) = self.homes(&entry.key);
-        if !self.view.joined || primary != Some(self.me) {
+        // A claimant that is no member here may be dead already: its entry would never be asked after.
+        if !self.view.joined || primary != Some(self.me) || !self.view.has(entry.holder) {
             return self.reply(now, ask.origin, Response::NotPrimary);
         }
         if !self.settled(&entry.key) {
@@ -254,7 +255,7 @@ impl Core {
     }
 
     fn keep_copy(&mut self, now: Instant, from: NodeId, entry: Entry) -> Response {
-        if entry.check().is_err() || self.table.len() >= self.max_names {
+        if entry.check().is_err() || self.table.len() >= self.max_names || !self.view.has(entry.holder) {
             return Response::Refused;
         }
         if self.homes(&entry.key).0 == Some(from) {

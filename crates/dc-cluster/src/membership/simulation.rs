@@ -383,7 +383,7 @@ fn a_key_can_be_rotated_while_the_cluster_runs() {
     let (old, new) = (GossipKey::new([1; 32]), GossipKey::new([2; 32]));
     let mut world = World::new(8);
     let seeds = [addr(1)];
-    world.start_with(1, 1, &seeds, None, &[old.clone()]);
+    world.start_with(1, 1, &seeds, None, std::slice::from_ref(&old));
     world.until("founding", SECONDS(3), |w| w.agree(&[1], Some(1)));
     // Step by step, each node restarts with the new key accepted, then sealing, then alone.
     world.start_with(2, 2, &seeds, None, &[old.clone(), new.clone()]);

@@ -103,7 +103,7 @@ async fn a2_the_older_registration_remains_after_a_heal_and_the_younger_is_told(
     for node in &nodes {
         assert_eq!(holder(node, "a/worker").await, Some(nodes[0].node));
     }
-    let told = ClusterEvent::NameEvicted(eviction);
+    let told = ClusterEvent::NameEvicted(Box::new(eviction));
     nodes[4].hears("the eviction", |event| *event == told).await;
 }
 

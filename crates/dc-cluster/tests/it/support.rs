@@ -19,19 +19,19 @@ use parking_lot::Mutex;
 use tokio::{net::UdpSocket, sync::broadcast, time::timeout};
 
 /// Bound of everything that is waited for. Far above what it takes, as tests share slow machines.
-pub const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
 /// Cuts gossip between groups of nodes. Links stay, but nobody calls who is not a member.
 #[derive(Debug, Default, Clone)]
-pub struct Network(Arc<Mutex<HashMap<u16, u32>>>);
+pub(crate) struct Network(Arc<Mutex<HashMap<u16, u32>>>);
 
 impl Network {
     /// Puts nodes into `group`; groups do not hear each other.
-    pub fn cut(&self, nodes: &[&Node], group: u32) {
+    pub(crate) fn cut(&self, nodes: &[&Node], group: u32) {
         self.0.lock().extend(nodes.iter().map(|node| (node.addr.port(), group)));
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.0.lock().clear();
     }
 }
@@ -59,17 +59,17 @@ impl DatagramTransport for Cuttable {
 }
 
 /// What a node is started with.
-pub struct Plan {
-    pub system: &'static str,
-    pub dc: &'static str,
-    pub listen: SocketAddr,
-    pub advertise_host: Option<&'static str>,
-    pub network: Network,
-    pub config: ClusterConfigBuilder,
+pub(crate) struct Plan {
+    pub(crate) system: &'static str,
+    pub(crate) dc: &'static str,
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise_host: Option<&'static str>,
+    pub(crate) network: Network,
+    pub(crate) config: ClusterConfigBuilder,
 }
 
 impl Plan {
-    pub fn new(seeds: &[Endpoint]) -> Self {
+    pub(crate) fn new(seeds: &[Endpoint]) -> Self {
         let config = ClusterConfig::builder().seeds(seeds.iter().cloned()).founding_wait(Duration::from_millis(300));
         Self {
             system: "app",
@@ -81,12 +81,12 @@ impl Plan {
         }
     }
 
-    pub fn on(mut self, network: &Network) -> Self {
+    pub(crate) fn on(mut self, network: &Network) -> Self {
         self.network = network.clone();
         self
     }
 
-    pub async fn start(self) -> Node {
+    pub(crate) async fn start(self) -> Node {
         static STARTED: AtomicU32 = AtomicU32::new(1);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let (listener, socket) = free_port(self.listen).await;
@@ -124,25 +124,25 @@ async fn free_port(listen: SocketAddr) -> (tokio::net::TcpListener, UdpSocket) {
     timeout(BOUND, bind).await.expect("the port becomes free")
 }
 
-pub struct Node {
-    pub node: NodeId,
-    pub addr: SocketAddr,
-    pub cluster: Cluster,
-    pub remoting: Remoting,
-    pub events: broadcast::Receiver<ClusterEvent>,
+pub(crate) struct Node {
+    pub(crate) node: NodeId,
+    pub(crate) addr: SocketAddr,
+    pub(crate) cluster: Cluster,
+    pub(crate) remoting: Remoting,
+    pub(crate) events: broadcast::Receiver<ClusterEvent>,
 }
 
 impl Node {
-    pub fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         self.addr.into()
     }
 
-    pub fn view(&self) -> Arc<DcView> {
+    pub(crate) fn view(&self) -> Arc<DcView> {
         self.cluster.view().borrow().clone()
     }
 
     /// Waits until the view is as wished.
-    pub async fn sees(&self, what: &str, wish: impl FnMut(&Arc<DcView>) -> bool) -> Arc<DcView> {
+    pub(crate) async fn sees(&self, what: &str, wish: impl FnMut(&Arc<DcView>) -> bool) -> Arc<DcView> {
         let mut view = self.cluster.view();
         match timeout(BOUND, view.wait_for(wish)).await {
             Ok(seen) => seen.expect("membership runs").clone(),
@@ -151,7 +151,7 @@ impl Node {
     }
 
     /// Waits for an event.
-    pub async fn hears(&mut self, what: &str, wish: impl Fn(&ClusterEvent) -> bool) -> ClusterEvent {
+    pub(crate) async fn hears(&mut self, what: &str, wish: impl Fn(&ClusterEvent) -> bool) -> ClusterEvent {
         let wait = async {
             loop {
                 let event = self.events.recv().await.expect("events come");
@@ -164,13 +164,13 @@ impl Node {
     }
 
     /// Ends as a killed process does: no word to anybody.
-    pub fn kill(self) -> (NodeId, SocketAddr) {
+    pub(crate) fn kill(self) -> (NodeId, SocketAddr) {
         (self.node, self.addr)
     }
 }
 
 /// Waits until exactly these nodes see each other and one leader; says who leads.
-pub async fn agree(nodes: &[&Node]) -> NodeId {
+pub(crate) async fn agree(nodes: &[&Node]) -> NodeId {
     let mut ids: Vec<NodeId> = nodes.iter().map(|node| node.node).collect();
     ids.sort_unstable();
     let complete = |view: &Arc<DcView>| {
@@ -198,7 +198,7 @@ pub async fn agree(nodes: &[&Node]) -> NodeId {
 }
 
 /// `n` nodes on one network that agree on each other, the oldest first.
-pub async fn cluster(n: usize, network: &Network) -> Vec<Node> {
+pub(crate) async fn cluster(n: usize, network: &Network) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for _ in 0..n {
         let seeds: Vec<Endpoint> = nodes.iter().map(Node::endpoint).collect();
