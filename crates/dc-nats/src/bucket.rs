@@ -277,12 +277,9 @@ impl Bucket {
         match failure {
             Failure::Final(err) => return Err(err),
             Failure::Api(err) if !err.is_temporary() => return Err(call.backend(err)),
-            Failure::Api(err) => call.note(err),
-            Failure::TooMany => return Err(call.backend("more keys than one read answers for")),
+            Failure::TooMany => return Err(call.backend(failure)),
             Failure::Again => {}
-            Failure::NoResponders => {
-                call.note(format!("nothing answers for the bucket {}: no leader, or no JetStream", self.config.bucket));
-            }
+            Failure::Api(_) | Failure::NoResponders => call.note(failure),
         }
         Pause::default().rest().await;
         Ok(())

@@ -42,6 +42,8 @@ struct News {
     failure: Option<String>,
     /// The last thing that the account was not allowed to do.
     violation: String,
+    /// How many such refusals there were.
+    violations: u64,
 }
 
 impl Link {
@@ -127,8 +129,8 @@ impl Link {
     /// A watch for refusals of what is sent to `subject` from now on; see [`Violations::next`].
     pub(crate) fn violations<'s>(&self, subject: &'s str) -> Violations<'s> {
         let mut news = self.news.clone();
-        news.mark_unchanged();
-        Violations { news, subject }
+        let seen = news.borrow_and_update().violations;
+        Violations { news, seen, subject }
     }
 
     /// Refuses servers that are too old.
@@ -149,6 +151,7 @@ impl Link {
 /// It does so by a message of its own, beside the request, which is then never answered.
 pub(crate) struct Violations<'s> {
     news: watch::Receiver<News>,
+    seen: u64,
     subject: &'s str,
 }
 
@@ -160,10 +163,12 @@ impl Violations<'_> {
                 // The client is gone: its own error is the better one.
                 std::future::pending::<()>().await;
             }
-            let violation = self.news.borrow().violation.clone();
-            if violation.contains(self.subject) || violation.contains("Subscription to \"_INBOX") {
-                return denied(violation);
+            let news = self.news.borrow_and_update().clone();
+            let ours = news.violation.contains(&format!("\"{}\"", self.subject));
+            if news.violations > self.seen && (ours || news.violation.contains("Subscription to \"_INBOX")) {
+                return denied(news.violation);
             }
+            self.seen = news.violations;
         }
     }
 }
@@ -233,7 +238,10 @@ fn report(news: &watch::Sender<News>, event: &Event) {
         Event::ServerError(ServerError::Other(why)) => {
             tracing::warn!(why, "NATS reports an error");
             if why.to_ascii_lowercase().contains("permissions violation") {
-                news.send_modify(|news| news.violation = why.clone());
+                news.send_modify(|news| {
+                    news.violation.clone_from(why);
+                    news.violations += 1;
+                });
             }
         }
         other => tracing::debug!(event = %other, "NATS"),

@@ -59,24 +59,23 @@ impl ApiError {
 }
 
 /// Why a request got no useful answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// Nothing listens on the subject: no leader, no JetStream, or no bucket. Nothing was changed.
+    /// Nothing listens on the subject. Nothing was changed.
+    #[error("nothing answers: no leader, no JetStream, or no bucket")]
     NoResponders,
     /// The server refused. Nothing was changed.
+    #[error(transparent)]
     Api(ApiError),
     /// More keys than one batched read answers for.
+    #[error("more keys than a batched read answers for")]
     TooMany,
-    /// What was to be read went away meanwhile: read once more.
+    /// The answer did not come, or what was to be read went away meanwhile: ask once more.
+    #[error("no answer yet")]
     Again,
     /// Not worth another try.
-    Final(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(err: Error) -> Self {
-        Self::Final(err)
-    }
+    #[error(transparent)]
+    Final(#[from] Error),
 }
 
 /// One call of the contract: what it is, how long it may take, and what became of it so far.

@@ -19,6 +19,12 @@
 //! - Markers live for `marker_ttl`; a watch that was away longer, or finds the store behind what it delivered,
 //!   or another store, ends with `WatchLost` (P5).
 //!
+//! # What an account must be allowed
+//!
+//! Publish to `$KV.<bucket>.>`, `$JS.API.STREAM.INFO.KV_<bucket>`, `$JS.API.DIRECT.GET.KV_<bucket>`,
+//! `$JS.API.CONSUMER.*.KV_<bucket>.>` and `$JS.FC.KV_<bucket>.>`; subscribe to `_INBOX.>`; and, where the bucket is
+//! not there yet or keeps no leases, publish to `$JS.API.STREAM.CREATE.KV_<bucket>` or `.UPDATE.`.
+//!
 //! Reading order: [`NatsConfig`], `keys`, `connect` (the link), `wire` (requests), `bucket` (settings and store
 //! id), `plane` (the contract), `watch`.
 

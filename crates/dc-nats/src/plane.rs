@@ -245,7 +245,7 @@ impl Inner {
     fn unanswered(&self, call: &Call, failure: Failure) -> Error {
         match failure {
             Failure::Final(err) => err,
-            other => call.backend(format!("{other:?}")),
+            other => call.backend(other.to_string()),
         }
     }
 
@@ -294,26 +294,27 @@ impl Inner {
     async fn remove(&self, call: &Call, id: &DataCenterId, version: Version) -> Result<(), Error> {
         let ready = self.bucket.ready(call).await?;
         let expected = Expected::Version(version);
+        if version.store != ready.store {
+            return match self.held(call, &ready, id, 0).await?.record {
+                Some(record) => Err(conflict(id, expected, Some(record))),
+                None => Ok(()),
+            };
+        }
         let subject = self.keys().record(id);
         let mut pause = Pause::default();
-        while version.store == ready.store {
+        loop {
             let mut headers = write_headers(Some(version.revision), Some(ready.marker_ttl));
             headers.insert(KV_OPERATION, "DEL");
-            match self.bucket.publish(call, &subject, headers, Bytes::new()).await? {
+            let stored = match self.bucket.publish(call, &subject, headers, Bytes::new()).await? {
                 Ack::Stored(_) => return Ok(()),
-                Ack::WrongLast(stored) => {
-                    let held = self.held(call, &ready, id, stored.unwrap_or_default()).await?;
-                    match held.record {
-                        Some(record) if record.version != version => return Err(conflict(id, expected, Some(record))),
-                        Some(_) => pause.rest().await,
-                        None => return Ok(()),
-                    }
-                }
+                Ack::WrongLast(stored) => stored,
+            };
+            match self.held(call, &ready, id, stored.unwrap_or_default()).await?.record {
+                None => return Ok(()),
+                Some(record) if record.version != version => return Err(conflict(id, expected, Some(record))),
+                // What was refused is what is there: another write is in flight.
+                Some(_) => pause.rest().await,
             }
-        }
-        match self.held(call, &ready, id, 0).await?.record {
-            Some(record) => Err(conflict(id, expected, Some(record))),
-            None => Ok(()),
         }
     }
 

@@ -96,7 +96,7 @@ impl Consumer {
                 }
                 Err(Failure::Api(err)) if !err.is_temporary() => return Err(call.backend(err)),
                 Err(other) => {
-                    call.note(format!("no consumer could be made: {other:?}"));
+                    call.note(other);
                     Pause::default().rest().await;
                 }
             }

@@ -132,8 +132,9 @@ impl Wire {
             error: Option<ApiError>,
         }
         self.link.connected().await;
+        let subject = format!("$JS.API.{operation}");
         let payload = body.map(ToString::to_string).unwrap_or_default();
-        let answer = self.ask(call, &format!("$JS.API.{operation}"), Request::new().payload(payload.into())).await?;
+        let answer = patient(call, self.ask(call, &subject, Request::new().payload(payload.into()))).await?;
         match parse::<Refusal>(call, &answer.payload)?.error {
             Some(error) => Err(Failure::Api(error)),
             None => parse(call, &answer.payload),
@@ -189,11 +190,20 @@ impl Wire {
             .publish_with_reply(subject.clone(), inbox, body.into())
             .await
             .map_err(|err| Failure::from(call.backend(err)))?;
-        tokio::select! {
-            page = collect(call, &mut answers) => page,
-            refused = violations.next() => Err(refused.into()),
-        }
+        patient(call, async {
+            tokio::select! {
+                page = collect(call, &mut answers) => page,
+                refused = violations.next() => Err(refused.into()),
+            }
+        })
+        .await
     }
+}
+
+/// Gives up on one try of a request that may be repeated: a server that is starting, or that dies, answers nothing.
+async fn patient<T>(call: &Call, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let patience = (call.limit / 3).clamp(Duration::from_millis(500), Duration::from_secs(2));
+    tokio::time::timeout(patience, answer).await.unwrap_or(Err(Failure::Again))
 }
 
 struct Page {

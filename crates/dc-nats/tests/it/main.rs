@@ -6,4 +6,9 @@
 //! their own.
 
 mod conformance;
+mod connecting;
+mod faults;
+mod requests;
+mod settings;
 mod support;
+mod watching;

@@ -49,10 +49,6 @@ impl Proxy {
         Self { address, requests, mode, accepting }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     pub(crate) fn url(&self) -> String {
         format!("nats://{}", self.address)
     }

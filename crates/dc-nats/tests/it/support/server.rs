@@ -39,7 +39,8 @@ impl Server {
         server
     }
 
-    fn configure(&self, further: &str) {
+    /// Sets what holds from the next start on.
+    pub(crate) fn configure(&self, further: &str) {
         let data = self.dir.path().join("data");
         let config = format!("jetstream {{ store_dir: {:?} }}\n{further}\n", data.to_string_lossy());
         fs::write(self.dir.path().join("nats.conf"), config).expect("a writable temporary directory");
