@@ -68,6 +68,11 @@ fn hash_of(key: &str, value: &str) -> u64 {
 }
 
 impl Postings {
+    #[cfg(test)]
+    pub(super) fn shares_all_with(&self, other: &Self) -> bool {
+        self.0.shares_all_with(&other.0)
+    }
+
     pub(super) fn get(&self, key: &str, value: &str) -> Option<&Posting> {
         let is_it = |keyed: &Arc<Keyed>| *keyed.key == *key && *keyed.value == *value;
         self.0.find(hash_of(key, value), is_it).map(|keyed| &keyed.posting)

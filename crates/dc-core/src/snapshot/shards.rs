@@ -31,6 +31,23 @@ impl<V> ShardMap<V> {
     }
 }
 
+#[cfg(test)]
+impl<V> ShardMap<V> {
+    /// How many of the shards are shared with `other`.
+    pub(super) fn shared_shards(&self, other: &Self) -> usize {
+        let same = |one: &Option<Shard<V>>, other: &Option<Shard<V>>| match (one, other) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        self.shards.iter().zip(other.shards.iter()).filter(|(one, other)| same(one, other)).count()
+    }
+
+    pub(super) fn shares_all_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shards, &other.shards)
+    }
+}
+
 impl<V: Clone> ShardMap<V> {
     fn shard_mut(&mut self, hash: u64) -> &mut Option<Shard<V>> {
         &mut Arc::make_mut(&mut self.shards)[shard_of(hash)]

@@ -93,4 +93,11 @@ impl Slots {
         Arc::make_mut(&mut self.chunks).push(Arc::new(chunk));
         self.free = first;
     }
+
+    /// How many chunks are shared with `other`, of how many.
+    #[cfg(test)]
+    pub(super) fn shared_chunks(&self, other: &Self) -> (usize, usize) {
+        let shared = self.chunks.iter().zip(other.chunks.iter()).filter(|(one, other)| Arc::ptr_eq(one, other)).count();
+        (shared, self.chunks.len())
+    }
 }
