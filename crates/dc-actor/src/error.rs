@@ -221,10 +221,9 @@ impl Error {
             | Self::ShuttingDown { .. }
             | Self::Unbound
             | Self::Invalid { .. } => true,
-            Self::HandlerPanicked { .. }
-            | Self::NoAnswer { .. }
-            | Self::StartFailed { .. }
-            | Self::Lost { .. } => false,
+            Self::HandlerPanicked { .. } | Self::NoAnswer { .. } | Self::StartFailed { .. } | Self::Lost { .. } => {
+                false
+            }
             Self::Timeout { not_run, .. } | Self::Codec { not_run, .. } | Self::Other { not_run, .. } => *not_run,
         }
     }
@@ -332,7 +331,8 @@ mod tests {
 
     #[test]
     fn messages_name_what_is_asked_and_what_is_known() {
-        let err = Error::DataCenterRecordNotFound { asked: "name=dc-9".into(), known: vec!["dc-1".into(), "dc-2".into()] };
+        let err =
+            Error::DataCenterRecordNotFound { asked: "name=dc-9".into(), known: vec!["dc-1".into(), "dc-2".into()] };
         assert_eq!(err.to_string(), "no datacenter matches name=dc-9; known: dc-1, dc-2");
         let err = Error::ActorNotFound { actor: "x".into(), unanswered: vec!["dc-2".into()] };
         assert_eq!(err.to_string(), "no such actor: x (no answer from dc-2)");

@@ -61,12 +61,8 @@ struct Listing<A: Actor> {
 
 impl<A: RemoteActor> Listing<A> {
     fn new() -> Self {
-        let table = Table {
-            by_name: HashMap::new(),
-            by_type: HashSet::new(),
-            mailbox: 64,
-            restart: RestartPolicy::Never,
-        };
+        let table =
+            Table { by_name: HashMap::new(), by_type: HashSet::new(), mailbox: 64, restart: RestartPolicy::Never };
         Self { table, wrong: Vec::new() }
     }
 
@@ -266,9 +262,8 @@ where
 
     fn birth(&self, core: Arc<Core>, args: A::Args, remake: Option<Bytes>, ended: Ended) -> Arc<dyn AnyCell> {
         let system = core.host.system.clone();
-        let remake = remake.map(|bytes| -> crate::host::Remake<A> {
-            Box::new(move || decode_args::<A>(&system, bytes.clone()))
-        });
+        let remake = remake
+            .map(|bytes| -> crate::host::Remake<A> { Box::new(move || decode_args::<A>(&system, bytes.clone())) });
         start(Birth { core, table: self.table.clone(), args, remake, ended })
     }
 }
@@ -387,9 +382,6 @@ impl Kinds {
 
 impl fmt::Debug for Kinds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kinds")
-            .field("actors", &self.actors.keys())
-            .field("grains", &self.grains.keys())
-            .finish()
+        f.debug_struct("Kinds").field("actors", &self.actors.keys()).field("grains", &self.grains.keys()).finish()
     }
 }

@@ -43,7 +43,7 @@ pub use crate::{
     error::{AskError, Error},
     events::{DeadLetter, Event, EventStream},
     grain::GrainRef,
-    host::{Actor, ActorRef, Context, Message, Reply, RestartPolicy},
+    host::{Actor, ActorRef, Context, Infallible, Message, Reply, RestartPolicy},
     kind::{GrainBuilder, KindBuilder},
     lookup::{ActorOf, ActorOfFuture},
     message::{Handles, RemoteActor, RemoteMessage},

@@ -47,8 +47,9 @@ pub(crate) fn write_fault(error: &Error) -> (u32, Bytes) {
 /// Reads what [`write_fault`] wrote, on whatever version.
 pub(crate) fn read_fault(body: Bytes) -> Error {
     match <Postcard as Codec<Fault>>::decode(body) {
-        Ok(fault) => postcard::from_bytes(&fault.detail)
-            .unwrap_or(Error::Other { text: fault.text, not_run: fault.not_run }),
+        Ok(fault) => {
+            postcard::from_bytes(&fault.detail).unwrap_or(Error::Other { text: fault.text, not_run: fault.not_run })
+        }
         Err(err) => Error::Other { text: format!("an unreadable error ({err})"), not_run: false },
     }
 }
@@ -143,9 +144,7 @@ fn answer_error<M: RemoteMessage>(err: &crate::codec::CodecError) -> Error {
 pub(crate) fn link_error(error: &LinkError, to: &str) -> Error {
     let to = to.to_owned();
     match error {
-        LinkError::Timeout { after, may_have_run, .. } => {
-            Error::Timeout { to, after: *after, not_run: !may_have_run }
-        }
+        LinkError::Timeout { after, may_have_run, .. } => Error::Timeout { to, after: *after, not_run: !may_have_run },
         LinkError::Lost { .. } => Error::Lost { to },
         LinkError::Unanswered { .. } => Error::NoAnswer { actor: to, reason: "the node dropped the message".into() },
         LinkError::Overloaded { what, .. } => Error::Overloaded { what: format!("{to} ({what})") },

@@ -150,7 +150,12 @@ async fn elsewhere(
 ) -> Result<Option<Hit>, Error> {
     let others: Vec<DataCenterId> = {
         let snapshot = node.table().snapshot();
-        snapshot.homes().map(|entry| entry.id()).filter(|id| *id != node.data_center().id() && wanted(id)).cloned().collect()
+        snapshot
+            .homes()
+            .map(|entry| entry.id())
+            .filter(|id| *id != node.data_center().id() && wanted(id))
+            .cloned()
+            .collect()
     };
     if others.is_empty() {
         return match node.table().freshness(node.clock().now()) {

@@ -251,9 +251,7 @@ where
             let after = timeout.unwrap_or(way.node.options().ask_timeout);
             let message = way.message::<A, M>(payload.bytes()?);
             match way.pair(sender).ask(message, after).await {
-                Ok(answer) => {
-                    way.node.weak().while_reading(|| link::decode_answer::<A, M>(answer.status, answer.body))
-                }
+                Ok(answer) => way.node.weak().while_reading(|| link::decode_answer::<A, M>(answer.status, answer.body)),
                 Err(err) => Err(AskError::Failed(link::link_error(&err, &way.label::<A>()))),
             }
         }

@@ -208,10 +208,9 @@ fn endpoint_of(node: &Node, id: NodeId) -> Result<Endpoint, Error> {
     }
     let snapshot = node.table().snapshot();
     let known = snapshot.iter().flat_map(|entry| entry.endpoints()).find(|endpoint| endpoint.node == id);
-    known.map(|known| known.endpoint.clone()).ok_or_else(|| Error::Unreachable {
-        to: format!("node {id}"),
-        reason: "no datacenter lists this node".into(),
-    })
+    known
+        .map(|known| known.endpoint.clone())
+        .ok_or_else(|| Error::Unreachable { to: format!("node {id}"), reason: "no datacenter lists this node".into() })
 }
 
 /// A spawn in a datacenter that is to be chosen.

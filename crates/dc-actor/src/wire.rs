@@ -40,7 +40,11 @@ pub(crate) struct SpawnBody {
 
 impl SpawnBody {
     pub(crate) fn request(&self) -> Result<u128, Error> {
-        self.request.as_ref().try_into().map(u128::from_be_bytes).map_err(|_| unreadable("a spawn", "request id of another length"))
+        self.request
+            .as_ref()
+            .try_into()
+            .map(u128::from_be_bytes)
+            .map_err(|_| unreadable("a spawn", "request id of another length"))
     }
 }
 

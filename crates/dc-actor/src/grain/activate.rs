@@ -96,9 +96,7 @@ fn begin(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -> Begun {
     let key = (kind, id.clone());
     let mut here = node.grains().here.lock();
     match here.get(&key).cloned() {
-        Some(Here::Active(cell)) if !cell.core().gate.is_closed() => {
-            Begun::Active(node.location(cell.core().number))
-        }
+        Some(Here::Active(cell)) if !cell.core().gate.is_closed() => Begun::Active(node.location(cell.core().number)),
         // It is going to rest: wait until it has.
         Some(Here::Active(cell)) => Begun::Wait(Box::pin(async move { cell.core().wait_stopped().await })),
         Some(Here::Rising(done)) => Begun::Wait(Box::pin(async move {
@@ -165,7 +163,8 @@ async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -
     let Some((dc, error)) = failed else { return Ok(None) };
     // Homes that have stood longer than grains rest unused leave nothing behind elsewhere, but what is in use there.
     if node.grains().homes_stood_for() < idle {
-        let reason = format!("it may have the grain active from before the homes changed, and does not answer: {error}");
+        let reason =
+            format!("it may have the grain active from before the homes changed, and does not answer: {error}");
         return Err(Error::Unreachable { to: dc.to_string(), reason });
     }
     tracing::warn!(grain = %identity(kind, id), %dc, %error, "a former home does not answer; making the grain active all the same");

@@ -95,7 +95,10 @@ async fn at_home(
 }
 
 fn no_home(key: &str, home: &DataCenterId) -> Error {
-    Error::DataCenterNotRoutable { asked: format!("a home for {key}"), reasons: vec![format!("{home} takes no grains")] }
+    Error::DataCenterNotRoutable {
+        asked: format!("a home for {key}"),
+        reasons: vec![format!("{home} takes no grains")],
+    }
 }
 
 async fn ask_home(
@@ -173,10 +176,10 @@ pub(crate) async fn asked_to_peek(node: &Arc<Node>, body: GrainBody, left: Durat
 /// The kind as this program spells it, and the identity, checked.
 pub(super) fn known(node: &Node, body: &GrainBody) -> Result<(&'static str, Arc<str>), Error> {
     check_name("grain id", &body.id)?;
-    let (kind, _) = node.kinds().grain(&body.kind).ok_or_else(|| Error::TypeNotRegistered {
-        kind: body.kind.clone(),
-        node: node.label(),
-    })?;
+    let (kind, _) = node
+        .kinds()
+        .grain(&body.kind)
+        .ok_or_else(|| Error::TypeNotRegistered { kind: body.kind.clone(), node: node.label() })?;
     Ok((kind, body.id.as_str().into()))
 }
 
@@ -187,9 +190,8 @@ pub(super) fn former_homes(node: &Node, kind: &str, id: &str, among: &DataCenter
     let snapshot = node.table().snapshot();
     let mut found = vec![node.data_center().id().clone()];
     while found.len() < 3 {
-        let next = snapshot.home_where(key.as_bytes(), |entry| {
-            among.matches(entry.data_center()) && !found.contains(entry.id())
-        });
+        let next = snapshot
+            .home_where(key.as_bytes(), |entry| among.matches(entry.data_center()) && !found.contains(entry.id()));
         match next {
             Some(entry) => found.push(entry.id().clone()),
             None => break,

@@ -13,16 +13,14 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
-use kameo::{
-    Actor,
-    actor::ActorRef,
-    mailbox::Signal,
-    message::Message,
-};
+use kameo::{Actor, actor::ActorRef, mailbox::Signal, message::Message};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{core::Core, envelope::{Envelope, Port}};
+use super::{
+    core::Core,
+    envelope::{Envelope, Port},
+};
 use crate::{
     activation::Activation,
     error::Error,

@@ -10,7 +10,10 @@ use kameo::{
     mailbox,
 };
 
-use super::{cell::{AnyCell, Cell}, core::Core};
+use super::{
+    cell::{AnyCell, Cell},
+    core::Core,
+};
 use crate::{activation::Activation, error::Error, events::Event, kind::Table};
 
 /// What happens when an actor fails: its handler or a hook panics, or a tell's handler returns an error.

@@ -24,6 +24,7 @@ mod tests;
 pub use kameo::{
     Actor,
     actor::ActorRef,
+    error::Infallible,
     message::{Context, Message},
     reply::Reply,
 };

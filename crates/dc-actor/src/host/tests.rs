@@ -15,12 +15,8 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::*;
 use crate::{
-    Activation, Event, EventStream, KindBuilder, RemoteActor, RemoteMessage,
-    error::Error,
-    events::EventBus,
-    host::cell::Refused,
-    message::Handles,
-    system::WeakSystem,
+    Activation, Event, EventStream, KindBuilder, RemoteActor, RemoteMessage, error::Error, events::EventBus,
+    host::cell::Refused, message::Handles, system::WeakSystem,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -450,8 +446,7 @@ async fn messages_sent_while_an_actor_starts_wait_for_it() {
         }
     }
 
-    let host =
-        Host { clock: Arc::new(ManualClock::new()), bus: EventBus::new(), system: WeakSystem::default() };
+    let host = Host { clock: Arc::new(ManualClock::new()), bus: EventBus::new(), system: WeakSystem::default() };
     let kind = KindBuilder::<Slow>::new().handles::<Add>().finish(&mut Vec::new());
     let core = Arc::new(Core::new(1, Slow::KIND, Key::Anonymous, host));
     let cell = kind.start_with(core.clone(), (), Box::new(|_| Box::pin(async {}))).unwrap();

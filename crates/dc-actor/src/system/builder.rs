@@ -4,8 +4,8 @@ use std::{collections::HashSet, convert::Infallible, fmt, net::SocketAddr, sync:
 
 use dc_cluster::{ClusterConfig, ClusterConfigBuilder, Discovery, GossipKey, GossipTiming};
 use dc_controller::{ControllerOptions, ControllerOptionsBuilder};
-use dc_controlplane::ControlPlane;
-use dc_core::{DataCenter, Endpoint, Invalid, SharedClock, SystemClock, SystemName};
+use dc_controlplane::{ControlPlane, TokioClock};
+use dc_core::{DataCenter, Endpoint, Invalid, SharedClock, SystemName};
 use dc_placement::Strategy;
 use dc_remoting::{RemotingConfig, RemotingConfigBuilder};
 use serde::{Serialize, de::DeserializeOwned};
@@ -100,7 +100,7 @@ impl ActorSystemBuilder {
             kinds: Kinds::default(),
             names: HashSet::new(),
             options: Options::default(),
-            clock: Arc::new(SystemClock),
+            clock: Arc::new(TokioClock),
             remoting: None,
             cluster: None,
         }
@@ -205,7 +205,11 @@ impl ActorSystemBuilder {
             self.wrong.push(ConfigError::DuplicateKind { kind: A::KIND });
         }
         if A::KIND.is_empty() || A::KIND.len() > 63 || A::KIND.chars().any(|c| c.is_control() || c == '/') {
-            self.wrong.push(ConfigError::invalid("kind", A::KIND, "must be 1 to 63 bytes without `/` and control characters"));
+            self.wrong.push(ConfigError::invalid(
+                "kind",
+                A::KIND,
+                "must be 1 to 63 bytes without `/` and control characters",
+            ));
         }
     }
 
@@ -244,7 +248,7 @@ impl ActorSystemBuilder {
         self
     }
 
-    /// The clock by which leases, ages and deadlines are measured. Default: the system's.
+    /// The clock by which leases, ages and deadlines are measured. Default: the runtime's.
     #[must_use]
     pub fn clock(mut self, clock: SharedClock) -> Self {
         self.clock = clock;
@@ -253,20 +257,14 @@ impl ActorSystemBuilder {
 
     /// Limits and times of links.
     #[must_use]
-    pub fn links(
-        mut self,
-        tune: impl FnOnce(RemotingConfigBuilder) -> RemotingConfigBuilder + Send + 'static,
-    ) -> Self {
+    pub fn links(mut self, tune: impl FnOnce(RemotingConfigBuilder) -> RemotingConfigBuilder + Send + 'static) -> Self {
         self.remoting = Some(Box::new(tune));
         self
     }
 
     /// What else there is to membership: key rotation, founding wait, limits.
     #[must_use]
-    pub fn cluster(
-        mut self,
-        tune: impl FnOnce(ClusterConfigBuilder) -> ClusterConfigBuilder + Send + 'static,
-    ) -> Self {
+    pub fn cluster(mut self, tune: impl FnOnce(ClusterConfigBuilder) -> ClusterConfigBuilder + Send + 'static) -> Self {
         self.cluster = Some(Box::new(tune));
         self
     }

@@ -88,9 +88,9 @@ impl ActorSystem {
     /// Starts an actor without a name on this node; its kind must be registered.
     ///
     /// ```no_run
-    /// # use dc_actor as multidc;
     /// # use dc_actor::{ActorSystem, Error, RemoteActor};
-    /// # #[derive(kameo::Actor, RemoteActor, serde::Serialize, serde::Deserialize)] struct Worker { jobs: u32 }
+    /// # #[derive(kameo::Actor, RemoteActor, serde::Serialize, serde::Deserialize)]
+    /// # #[remote(crate = "dc_actor")] struct Worker { jobs: u32 }
     /// # async fn f(system: ActorSystem) -> Result<(), Error> {
     /// let worker = system.spawn::<Worker>(Worker { jobs: 0 }).await?;
     /// # Ok(()) }
@@ -186,10 +186,7 @@ impl ActorSystem {
 
 impl fmt::Debug for ActorSystem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ActorSystem")
-            .field("node", &self.node.label())
-            .field("handle", &self.handle.is_some())
-            .finish()
+        f.debug_struct("ActorSystem").field("node", &self.node.label()).field("handle", &self.handle.is_some()).finish()
     }
 }
 
@@ -218,9 +215,9 @@ impl DataCenterInfo {
         Self {
             data_center: entry.data_center().clone(),
             state: entry.record().state,
+            endpoints: entry.endpoints().to_vec(),
             intent: entry.wanted(),
             epoch: entry.record().epoch,
-            endpoints: entry.endpoints().to_vec(),
             takes_placements: entry.takes_placements(),
             takes_traffic: entry.takes_traffic(),
         }

@@ -229,11 +229,7 @@ impl Node {
     ///
     /// [`Error::ShuttingDown`].
     pub(crate) fn accepting(&self) -> Result<(), Error> {
-        if self.accepting.load(Ordering::Acquire) {
-            Ok(())
-        } else {
-            Err(Error::ShuttingDown { node: self.label() })
-        }
+        if self.accepting.load(Ordering::Acquire) { Ok(()) } else { Err(Error::ShuttingDown { node: self.label() }) }
     }
 
     pub(crate) fn stop_accepting(&self) {

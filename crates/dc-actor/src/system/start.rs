@@ -6,7 +6,7 @@ use dc_cache::{CacheOptions, RoutingTable};
 use dc_cluster::{Cluster, ClusterError};
 use dc_controller::{Controller, Parts as ControllerParts};
 use dc_core::{Invalid, NodeId, Owner};
-use dc_remoting::{Remoting, Services};
+use dc_remoting::{Remoting, Services, bind_one_port};
 
 use super::{
     ActorSystem, ConfigError,
@@ -42,9 +42,14 @@ pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
     let id = NodeId(rand::random());
     let seed: u64 = rand::random();
     let services = Services::new();
-    let remoting = Remoting::start(parts.remoting_config(id)?, parts.clock.clone(), services.clone()).await?;
+    let config = parts.remoting_config(id)?;
+    let address = parts.listen;
+    let bound = bind_one_port(address).await;
+    let (tcp, udp) = bound.map_err(|source| dc_remoting::StartError::Bind { address, source })?;
+    let remoting = Remoting::start_on(tcp, config, parts.clock.clone(), services.clone())?;
     let endpoint = remoting.local().advertised.clone();
-    let cluster = match Cluster::start(parts.cluster, remoting.clone(), parts.clock.clone(), seed).await {
+    let cluster = Cluster::start_on(parts.cluster, remoting.clone(), Arc::new(udp), parts.clock.clone(), seed);
+    let cluster = match cluster.await {
         Ok(cluster) => cluster,
         Err(error) => {
             remoting.shutdown(std::time::Duration::ZERO).await;

@@ -1,0 +1,13 @@
+//! Several nodes of several datacenters in one process, on real loopback sockets and one in-memory control plane.
+
+// The derives name the facade, as in users' programs.
+extern crate dc_actor as multidc;
+
+mod actors;
+mod errors;
+mod grains;
+mod lifecycle;
+mod lookups;
+mod messages;
+mod spawns;
+mod world;

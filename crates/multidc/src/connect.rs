@@ -1,0 +1,301 @@
+//! Opening a control plane by URL, for programs that are told at run time which one.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use dc_controlplane::ControlPlane;
+use dc_core::Invalid;
+
+/// Why a control plane could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The URL breaks a rule. Passwords in it are not shown.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The backend is known, and not compiled in.
+    #[error("this program was built without the feature `{feature}`")]
+    NotBuilt {
+        /// The feature of `multidc`.
+        feature: &'static str,
+    },
+    /// The backend refused: bad credentials, unsafe settings in strict mode, or not there with `require_at_start`.
+    #[error(transparent)]
+    Backend(#[from] dc_controlplane::Error),
+}
+
+/// Opens the control plane that `url` names. A store that is away is no error: it is tried for ever (P12).
+///
+/// - `sqlite:///path/to/file.db?namespace=..`
+/// - `nats://user:password@host:4222,host2:4222?bucket=..&replicas=3` (also `tls://`), and `credentials=/path`
+/// - `etcd://user:password@host:2379,host2:2379?namespace=..`
+/// - `memory://name`: one store of this process for each name
+///
+/// Everywhere: `request_timeout=2s` (or `500ms`) and `require_at_start=true`; for NATS and etcd `strict=true`, and
+/// `ca`, `certificate`, `key` (paths of PEM files).
+///
+/// # Errors
+///
+/// [`ConnectError`].
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # #[cfg(feature = "memory")] {
+/// let plane = multidc::connect("memory://demo").await?;
+/// assert_eq!(plane.capabilities().backend, "memory");
+/// # }
+/// let err = multidc::connect("redis://host").await.unwrap_err();
+/// assert!(err.to_string().contains("sqlite, nats, tls, etcd or memory"));
+/// # Ok::<(), multidc::ConnectError>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub async fn connect(url: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    match scheme {
+        "sqlite" => sqlite(url).await,
+        "nats" | "tls" => nats(url).await,
+        "etcd" => etcd(url).await,
+        "memory" => memory(url),
+        _ => Err(refuse(url, "must begin with sqlite, nats, tls, etcd or memory, and `:`").into()),
+    }
+}
+
+/// A URL as it may be shown: what stands before `@` is left out.
+fn shown(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://..@{rest}"),
+        _ => url.to_owned(),
+    }
+}
+
+fn refuse(url: &str, rule: &str) -> Invalid {
+    Invalid::new("control plane url", shown(url), rule)
+}
+
+/// The options after `?`, each to be taken once; what is left over is refused.
+#[cfg_attr(
+    not(any(feature = "nats", feature = "etcd", feature = "memory")),
+    allow(dead_code, reason = "one backend or none")
+)]
+struct Query<'a> {
+    url: &'a str,
+    options: BTreeMap<&'a str, &'a str>,
+}
+
+#[cfg_attr(
+    not(all(feature = "nats", feature = "etcd")),
+    allow(dead_code, reason = "each backend takes its own options")
+)]
+impl<'a> Query<'a> {
+    fn split(url: &'a str) -> Result<(&'a str, Self), Invalid> {
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let mut options = BTreeMap::new();
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            let (key, value) =
+                option.split_once('=').ok_or_else(|| refuse(url, "options are `key=value`, joined by `&`"))?;
+            if options.insert(key, value).is_some() {
+                return Err(refuse(url, &format!("option `{key}` is given twice")));
+            }
+        }
+        Ok((base, Self { url, options }))
+    }
+
+    fn take(&mut self, key: &str) -> Option<&'a str> {
+        self.options.remove(key)
+    }
+
+    fn flag(&mut self, key: &str) -> Result<Option<bool>, Invalid> {
+        self.take(key)
+            .map(|value| value.parse().map_err(|_| refuse(self.url, &format!("option `{key}` must be true or false"))))
+            .transpose()
+    }
+
+    fn number(&mut self, key: &str) -> Result<Option<u32>, Invalid> {
+        self.take(key)
+            .map(|value| value.parse().map_err(|_| refuse(self.url, &format!("option `{key}` must be a number"))))
+            .transpose()
+    }
+
+    fn duration(&mut self, key: &str) -> Result<Option<Duration>, Invalid> {
+        let Some(text) = self.take(key) else { return Ok(None) };
+        let wrong = || refuse(self.url, &format!("option `{key}` must be like `500ms` or `5s`"));
+        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        match unit {
+            "ms" => Ok(Some(Duration::from_millis(number))),
+            "s" => Ok(Some(Duration::from_secs(number))),
+            _ => Err(wrong()),
+        }
+    }
+
+    #[cfg(any(feature = "nats", feature = "etcd"))]
+    fn tls(&mut self) -> Option<dc_controlplane::config::TlsFiles> {
+        let (ca, certificate, key) = (self.take("ca"), self.take("certificate"), self.take("key"));
+        if ca.is_none() && certificate.is_none() && key.is_none() {
+            return None;
+        }
+        let path = |text: Option<&str>| text.map(Into::into);
+        Some(dc_controlplane::config::TlsFiles { ca: path(ca), certificate: path(certificate), key: path(key) })
+    }
+
+    fn end(self) -> Result<(), Invalid> {
+        match self.options.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(refuse(self.url, &format!("option `{key}` is not known for this control plane"))),
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+async fn sqlite(url: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
+    let plane = dc_sqlite::SqliteControlPlane::connect(dc_sqlite::SqliteConfig::from_url(url)?).await?;
+    Ok(Arc::new(plane))
+}
+
+#[cfg(not(feature = "sqlite"))]
+async fn sqlite(_: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
+    Err(ConnectError::NotBuilt { feature: "sqlite" })
+}
+
+#[cfg(feature = "nats")]
+async fn nats(url: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
+    let (base, mut query) = Query::split(url)?;
+    let mut config = dc_nats::NatsConfig::builder(base);
+    if let Some(bucket) = query.take("bucket").or_else(|| query.take("namespace")) {
+        config = config.bucket(bucket);
+    }
+    if let Some(replicas) = query.number("replicas")? {
+        config = config.replicas(replicas);
+    }
+    if let Some(path) = query.take("credentials") {
+        config = config.credentials_file(path);
+    }
+    if let Some(tls) = query.tls() {
+        config = config.tls(tls);
+    }
+    if let Some(timeout) = query.duration("request_timeout")? {
+        config = config.request_timeout(timeout);
+    }
+    if let Some(strict) = query.flag("strict")? {
+        config = config.strict(strict);
+    }
+    if let Some(require) = query.flag("require_at_start")? {
+        config = config.require_at_start(require);
+    }
+    query.end()?;
+    Ok(Arc::new(dc_nats::NatsControlPlane::connect(config.build()?).await?))
+}
+
+#[cfg(not(feature = "nats"))]
+async fn nats(_: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
+    Err(ConnectError::NotBuilt { feature: "nats" })
+}
+
+#[cfg(feature = "etcd")]
+async fn etcd(url: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
+    let (base, mut query) = Query::split(url)?;
+    let hosts = base.strip_prefix("etcd://").ok_or_else(|| refuse(url, "must be `etcd://host:port`"))?;
+    let (user, hosts) = match hosts.rsplit_once('@') {
+        None => (None, hosts),
+        Some((user, hosts)) => {
+            let (name, password) =
+                user.split_once(':').ok_or_else(|| refuse(url, "what stands before `@` must be `user:password`"))?;
+            (Some((name, password)), hosts)
+        }
+    };
+    let tls = query.tls();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let endpoints = hosts.split(',').map(|host| format!("{scheme}://{host}"));
+    let mut config = dc_etcd::EtcdConfig::builder(endpoints);
+    if let Some((name, password)) = user {
+        config = config.user(name, password);
+    }
+    if let Some(tls) = tls {
+        config = config.tls(tls);
+    }
+    if let Some(namespace) = query.take("namespace") {
+        config = config.namespace(namespace);
+    }
+    if let Some(timeout) = query.duration("request_timeout")? {
+        config = config.request_timeout(timeout);
+    }
+    if let Some(strict) = query.flag("strict")? {
+        config = config.strict(strict);
+    }
+    if let Some(require) = query.flag("require_at_start")? {
+        config = config.require_at_start(require);
+    }
+    query.end()?;
+    Ok(Arc::new(dc_etcd::EtcdControlPlane::connect(config.build()?).await?))
+}
+
+#[cfg(not(feature = "etcd"))]
+async fn etcd(_: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
+    Err(ConnectError::NotBuilt { feature: "etcd" })
+}
+
+#[cfg(feature = "memory")]
+fn memory(url: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    use dc_controlplane::{
+        TokioClock,
+        memory::{MemoryControlPlane, MemoryOptions, MemoryStore},
+    };
+
+    static STORES: LazyLock<Mutex<BTreeMap<String, MemoryStore>>> = LazyLock::new(Mutex::default);
+
+    let (base, mut query) = Query::split(url)?;
+    let name = base.strip_prefix("memory://").filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| refuse(url, "must be `memory://name`"))?;
+    let mut options = MemoryOptions::default();
+    if let Some(timeout) = query.duration("request_timeout")? {
+        options.request_timeout = timeout;
+    }
+    query.flag("require_at_start")?;
+    query.end()?;
+    // The map is never left half-changed, so a poisoned lock holds a good one.
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    let store = stores.entry(name.to_owned()).or_insert_with(|| MemoryStore::new(Arc::new(TokioClock)));
+    Ok(Arc::new(MemoryControlPlane::with(store, options)))
+}
+
+#[cfg(not(feature = "memory"))]
+fn memory(_: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
+    Err(ConnectError::NotBuilt { feature: "memory" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_url_hides_its_password() {
+        assert_eq!(shown("nats://me:secret@host:4222"), "nats://..@host:4222");
+        assert_eq!(shown("sqlite:///a/b"), "sqlite:///a/b");
+    }
+
+    #[test]
+    fn options_are_taken_once_and_none_is_left_over() {
+        let (base, mut query) = Query::split("etcd://h:1?request_timeout=500ms&strict=true&odd=1").unwrap();
+        assert_eq!(base, "etcd://h:1");
+        assert_eq!(query.duration("request_timeout"), Ok(Some(Duration::from_millis(500))));
+        assert_eq!(query.flag("strict"), Ok(Some(true)));
+        assert!(query.end().unwrap_err().rule.contains("`odd`"));
+
+        assert!(Query::split("x:?a").is_err());
+        assert!(Query::split("x:?a=1&a=2").is_err());
+        let (_, mut query) = Query::split("x:?t=5h&f=maybe").unwrap();
+        assert!(query.duration("t").is_err());
+        assert!(query.flag("f").is_err());
+    }
+
+    #[cfg(feature = "memory")]
+    #[tokio::test]
+    async fn one_memory_store_for_each_name() {
+        let (a, b) = (connect("memory://one").await.unwrap(), connect("memory://one").await.unwrap());
+        let other = connect("memory://two").await.unwrap();
+        assert_eq!(a.store().await.unwrap(), b.store().await.unwrap());
+        assert_ne!(a.store().await.unwrap(), other.store().await.unwrap());
+        assert!(connect("memory://").await.is_err());
+    }
+}
