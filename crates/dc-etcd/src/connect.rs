@@ -190,6 +190,8 @@ impl Servers {
                 Err(failure) => failure,
             };
             let fate = match &failure {
+                // Authentication was off when we came, and has been switched on since.
+                Failure::Client(err) if self.authentication_off() && error::nobody(err) => Fate::StaleToken,
                 Failure::Client(err) => error::fate(err),
                 Failure::Slow => Fate::Lost,
             };

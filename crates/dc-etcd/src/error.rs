@@ -103,6 +103,11 @@ pub(crate) fn authentication_is_off(err: &ClientError) -> bool {
     matches!(err, ClientError::GRpcStatus(status) if status.message().contains("authentication is not enabled"))
 }
 
+/// Whether the request named no user, where one is asked for.
+pub(crate) fn nobody(err: &ClientError) -> bool {
+    matches!(err, ClientError::GRpcStatus(status) if status.message().contains("user name is empty"))
+}
+
 /// Whether a revision that was asked for has been compacted.
 pub(crate) fn compacted(err: &ClientError) -> bool {
     matches!(err, ClientError::GRpcStatus(status) if status.message().contains("revision has been compacted"))

@@ -9,9 +9,32 @@ use crate::{
     server::{Etcd, shared_single},
 };
 
+#[tokio::test]
+async fn authentication_that_is_switched_on_later_finds_the_user_ready() {
+    let ns = namespace();
+    let etcd = Etcd::single();
+    let plane = connect(as_user(&etcd, &ns, "writer", "writer")).await.expect("nobody asks for a password yet");
+    let held = registered(&plane, &record("dc-1", 60)).await;
+    let mut watch = plane.watch().await.expect("watch");
+    replay(&mut watch).await;
+    guard(&etcd, &ns).await;
+    plane.heartbeat(&held).await.expect("heartbeat");
+    let after = registered(&plane, &record("after", 60)).await;
+    match change(&mut watch).await {
+        dc_controlplane::WatchEvent::Put(found) => assert_eq!(found, after),
+        other => panic!("{other:?}"),
+    }
+    in_step(&mut watch).await;
+}
+
 /// A server with users: root, `writer` (of `namespace`), `reader` (of it), `stranger` (of nothing). Password: name.
 async fn guarded(namespace: &str) -> Etcd {
     let etcd = Etcd::single();
+    guard(&etcd, namespace).await;
+    etcd
+}
+
+async fn guard(etcd: &Etcd, namespace: &str) {
     let client = raw(&[etcd.url()]).await;
     let mut auth = client.auth_client();
     let prefix = format!("{namespace}/");
@@ -30,7 +53,6 @@ async fn guarded(namespace: &str) -> Etcd {
         auth.user_grant_role(user, user).await.expect("grant");
     }
     auth.auth_enable().await.expect("enable");
-    etcd
 }
 
 fn as_user(etcd: &Etcd, namespace: &str, user: &str, password: &str) -> EtcdConfigBuilder {
@@ -65,7 +87,8 @@ async fn a_reader_reads_and_watches_and_is_denied_to_write() {
     let held = registered(&writer, &record("dc-1", 60)).await;
     writer.heartbeat(&held).await.expect("heartbeat");
     let reader = connect(as_user(&etcd, &ns, "reader", "reader")).await.expect("reader");
-    assert_eq!(reader.list_all().await.expect("list").records, [held.clone()]);
+    assert_eq!(writer.capabilities().replicas, Some(1), "P13: an ordinary user learns the number of members");
+    assert_eq!(reader.list_all().await.expect("list").records, std::slice::from_ref(&held));
     assert_eq!(reader.get(held.id()).await.expect("get"), Some(held.clone()));
     let mut watch = reader.watch().await.expect("watch");
     replay(&mut watch).await;

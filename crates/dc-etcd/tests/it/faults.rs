@@ -7,6 +7,7 @@ use dc_core::{Clock, DataCenterRecord};
 use dc_etcd::EtcdControlPlane;
 
 use crate::{
+    proxy::Proxy,
     samples::*,
     server::{Cluster, Etcd, shared_single},
 };
@@ -149,6 +150,29 @@ async fn p11_a_frozen_server_ends_calls_in_time_and_writes_in_doubt() {
     etcd.thaw();
     until("the goodbye", async || plane.deregister(held.id(), held.version).await.ok()).await;
     removed(&mut watch, held.id()).await;
+    in_step(&mut watch).await;
+}
+
+#[tokio::test]
+async fn p12_a_connection_that_went_dead_is_replaced() {
+    let etcd = Etcd::single();
+    let ns = namespace();
+    let proxy = Proxy::before(etcd.addr());
+    let behind = plane(&[proxy.url()], &ns).await;
+    let direct = plane(&[etcd.url()], &ns).await;
+    let held = registered(&behind, &record("dc-1", 60)).await;
+    let mut watch = behind.watch().await.expect("watch");
+    replay(&mut watch).await;
+    in_step(&mut watch).await;
+    proxy.kill_open_connections_silently();
+    let after = registered(&direct, &record("after", 60)).await;
+    // The first call may find out; the next has a new connection.
+    let _ = behind.heartbeat(&held).await;
+    behind.heartbeat(&held).await.expect("P12: a new connection");
+    match change(&mut watch).await {
+        WatchEvent::Put(found) => assert_eq!(found, after, "P5: the watch misses nothing"),
+        other => panic!("P5: {other:?}"),
+    }
     in_step(&mut watch).await;
 }
 

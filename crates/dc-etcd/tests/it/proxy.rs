@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
@@ -34,6 +34,8 @@ struct Shared {
     /// Sockets of open connections, to be cut.
     open: Mutex<Vec<TcpStream>>,
     ended: AtomicBool,
+    /// Connections of an earlier generation are dead.
+    generation: AtomicU64,
 }
 
 impl Shared {
@@ -58,8 +60,12 @@ impl Proxy {
     pub(crate) fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener.local_addr().expect("bound");
-        let shared =
-            Arc::new(Shared { mode: Mutex::new(Mode::Forward), open: Mutex::default(), ended: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            mode: Mutex::new(Mode::Forward),
+            open: Mutex::default(),
+            ended: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+        });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -96,6 +102,11 @@ impl Proxy {
         self.shared.set(Mode::LoseAnswersFrom(bytes.as_bytes().to_vec()));
     }
 
+    /// Connections that are open now go dead: nothing passes, nothing closes. New ones are forwarded.
+    pub(crate) fn kill_open_connections_silently(&self) {
+        self.shared.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Cuts what is open, and whatever comes.
     pub(crate) fn cut(&self) {
         self.shared.set(Mode::Cut);
@@ -121,6 +132,7 @@ fn join(shared: &Arc<Shared>, client: TcpStream, upstream: TcpStream) {
         }
     }
     let (client_in, upstream_in) = (client.try_clone().expect("an fd"), upstream.try_clone().expect("an fd"));
+    let born = shared.generation.load(Ordering::SeqCst);
     let requests = Arc::clone(shared);
     thread::spawn(move || {
         pump(client_in, upstream, |bytes| {
@@ -129,11 +141,15 @@ fn join(shared: &Arc<Shared>, client: TcpStream, upstream: TcpStream) {
             {
                 requests.set(Mode::LoseAnswers);
             }
-            true
+            requests.generation.load(Ordering::SeqCst) == born
         });
     });
     let answers = Arc::clone(shared);
-    thread::spawn(move || pump(upstream_in, client, |_| answers.mode() != Mode::LoseAnswers));
+    thread::spawn(move || {
+        pump(upstream_in, client, |_| {
+            answers.mode() != Mode::LoseAnswers && answers.generation.load(Ordering::SeqCst) == born
+        });
+    });
 }
 
 /// Copies until one side closes; `pass` decides on each piece.

@@ -15,7 +15,7 @@ use futures::StreamExt;
 /// How long is waited for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The request timeout of these tests.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A namespace that no other test has.
 pub(crate) fn namespace() -> String {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dc_controlplane::{ControlPlane, Error, Removal, WatchEvent, codec};
 use dc_core::{Intent, IntentKind};
+use dc_etcd::EtcdControlPlane;
 use futures::StreamExt;
 
 use crate::{
@@ -61,7 +62,7 @@ async fn an_idle_connection_is_not_closed_for_its_pings() {
     replay(&mut watch).await;
     in_step(&mut watch).await;
     let streams = etcd.requests()["Watch"];
-    for _ in 0..8 {
+    for _ in 0..6 {
         in_step(&mut watch).await;
     }
     assert_eq!(etcd.requests()["Watch"], streams, "the watch had to be rebuilt");
@@ -149,16 +150,19 @@ async fn p5_nothing_is_lost_or_doubled_across_cut_connections() {
 
 /// `watched` is the only member that the watch knows of; the two others freeze.
 async fn no_step_without_a_quorum(cluster: &Cluster, watched: usize) {
-    let plane = plane(&[cluster.members[watched].url()], &namespace()).await;
+    // Asks every 300 ms.
+    let often = Duration::from_millis(400);
+    let config = builder(&[cluster.members[watched].url()], &namespace()).keepalive(often, often).build();
+    let plane = EtcdControlPlane::connect(config.expect("a legal configuration")).await.expect("connect");
     let mut watch = plane.watch().await.expect("watch");
     replay(&mut watch).await;
     in_step(&mut watch).await;
     let others = || cluster.members.iter().enumerate().filter(|(n, _)| *n != watched).map(|(_, member)| member);
     others().for_each(Etcd::freeze);
     // A proof that was given before the freeze may be on its way: one question's worth.
-    let under_way = tokio::time::timeout(Duration::from_secs(2), async { while watch.next().await.is_some() {} });
+    let under_way = tokio::time::timeout(often * 2, async { while watch.next().await.is_some() {} });
     under_way.await.expect_err("the watch goes on");
-    let told = tokio::time::timeout(Duration::from_secs(5), watch.next()).await;
+    let told = tokio::time::timeout(often * 10, watch.next()).await;
     assert!(told.is_err(), "C4: a member without a quorum is in step: {told:?}");
     others().for_each(Etcd::thaw);
     in_step(&mut watch).await;
