@@ -18,6 +18,7 @@ pub struct SqliteConfig {
     namespace: String,
     request_timeout: Duration,
     require_at_start: bool,
+    create: bool,
     clock: Arc<dyn MachineClock>,
 }
 
@@ -29,12 +30,14 @@ impl SqliteConfig {
             namespace: "multidc".to_owned(),
             request_timeout: Duration::from_secs(5),
             require_at_start: false,
+            create: true,
             clock: Arc::new(BootClock::new()),
         })
     }
 
     /// Reads a URL: `sqlite:///absolute/path.db` or `sqlite:relative/path.db`, with `%XX` for odd bytes and, after `?`,
-    /// `namespace=..`, `request_timeout=..` (`500ms`, `5s`) and `require_at_start=true|false`, joined by `&`.
+    /// `namespace=..`, `request_timeout=..` (`500ms`, `5s`), `require_at_start=true|false` and `create=true|false`, joined by
+    /// `&`.
     ///
     /// ```
     /// use dc_sqlite::SqliteConfig;
@@ -71,13 +74,10 @@ impl SqliteConfig {
                     let rule = "must be a duration such as `500ms` or `5s`";
                     builder.request_timeout(timeout.map_err(|_| Invalid::new(key, value, rule))?)
                 }
-                "require_at_start" => {
-                    let required = value.parse::<bool>();
-                    builder
-                        .require_at_start(required.map_err(|_| Invalid::new(key, value, "must be `true` or `false`"))?)
-                }
+                "require_at_start" => builder.require_at_start(truth(key, value)?),
+                "create" => builder.create(truth(key, value)?),
                 other => {
-                    let rule = "must be namespace, request_timeout or require_at_start";
+                    let rule = "must be namespace, request_timeout, require_at_start or create";
                     return Err(Invalid::new("control plane url parameter", other, rule));
                 }
             };
@@ -98,6 +98,10 @@ impl SqliteConfig {
     /// How long a call may take (P11).
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout
+    }
+
+    pub(crate) fn makes_the_file(&self) -> bool {
+        self.create
     }
 
     pub(crate) fn requires_file_at_start(&self) -> bool {
@@ -136,6 +140,13 @@ impl SqliteConfigBuilder {
         self
     }
 
+    /// Whether the file is made where there is none. Default true; false for tools that look at what is there.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.0.create = create;
+        self
+    }
+
     /// The clock that leases are timed on: one that all users of the file share. Default [`BootClock`].
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn MachineClock>) -> Self {
@@ -168,6 +179,10 @@ impl SqliteConfigBuilder {
         check_duration("request_timeout", self.0.request_timeout, min, max)?;
         Ok(self.0)
     }
+}
+
+fn truth(key: &str, value: &str) -> Result<bool, Invalid> {
+    value.parse().map_err(|_| Invalid::new(key, value, "must be `true` or `false`"))
 }
 
 /// Undoes `%XX`; `None` where an escape is cut short or the result is no UTF-8.
@@ -245,6 +260,7 @@ mod tests {
             ("sqlite:///a?namespace=a.b", "namespace"),
             ("sqlite:///a?request_timeout=5", "request_timeout"),
             ("sqlite:///a?require_at_start=yes", "require_at_start"),
+            ("sqlite:///a?create=0", "create"),
         ] {
             assert_eq!(SqliteConfig::from_url(url).expect_err(url).field, field, "{url}");
         }

@@ -100,7 +100,7 @@ impl File {
         if !same {
             // Closed first: what is open may be a file that is gone.
             *slot = None;
-            *slot = Some(Session::open(self.config.path(), deadline).map_err(unchanged)?);
+            *slot = Some(Session::open(&self.config, deadline).map_err(unchanged)?);
         }
         // Filled above.
         let Some(open) = slot.as_mut() else { return Err((Failure::Busy, Outcome::Unchanged)) };
@@ -113,12 +113,15 @@ impl File {
 }
 
 impl Session {
-    /// Opens the file, makes it where there is none, and brings it up to date.
-    fn open(path: &Path, deadline: Instant) -> Result<Self, Failure> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    /// Opens the file, makes it where there is none and it may be made, and brings it up to date.
+    fn open(config: &SqliteConfig, deadline: Instant) -> Result<Self, Failure> {
+        let path = config.path();
+        let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        flags.set(OpenFlags::SQLITE_OPEN_CREATE, config.makes_the_file());
         // Only SQLite may open the file: closing any descriptor of it would drop the locks of all connections of this
         // process (fcntl(2)). Everything else asks by name.
-        let mut connection = Connection::open_with_flags(path, flags).map_err(|err| cannot_open(path, err))?;
+        let mut connection =
+            Connection::open_with_flags(path, flags).map_err(|err| cannot_open(path, config.makes_the_file(), err))?;
         // A connection that closes last would remove the write-ahead log by its name, and with it that of another
         // file, should ours have been replaced meanwhile. Kept, it is emptied by writers as it grows.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -165,13 +168,16 @@ impl Session {
 }
 
 /// SQLite does not say why it cannot open a file; the file system does.
-fn cannot_open(path: &Path, err: rusqlite::Error) -> Failure {
+fn cannot_open(path: &Path, may_create: bool, err: rusqlite::Error) -> Failure {
     let directory = directory(path);
     match (fs::metadata(directory), fs::metadata(path)) {
         (Err(why), _) if why.kind() == io::ErrorKind::NotFound => {
             Failure::Io(io::Error::new(why.kind(), format!("there is no directory {}", directory.display())))
         }
         (Err(why), _) => Failure::Io(why),
+        (_, Err(why)) if why.kind() == io::ErrorKind::NotFound && !may_create => {
+            Failure::Io(io::Error::new(why.kind(), format!("there is no file {}", path.display())))
+        }
         // The file is there, or there is a place for it: what is missing is the permission.
         _ if err.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
             Failure::Io(io::Error::new(io::ErrorKind::PermissionDenied, err))
@@ -243,7 +249,7 @@ pub(crate) fn findings(path: &Path) -> Vec<String> {
 #[cfg(target_os = "linux")]
 fn network_file_system(directory: &Path) -> Option<&'static str> {
     // statfs(2), f_type.
-    const NETWORKED: [(u64, &str); 8] = [
+    const NETWORKED: [(u64, &str); 7] = [
         (0x6969, "NFS"),
         (0x517B, "SMB"),
         (0xFE53_4D42, "SMB2"),
@@ -251,7 +257,6 @@ fn network_file_system(directory: &Path) -> Option<&'static str> {
         (0x0102_1997, "9p"),
         (0x0BD0_0BD0, "Lustre"),
         (0x00C3_6400, "Ceph"),
-        (0x6573_5546, "FUSE"),
     ];
     // The type's width and sign differ by architecture; the magic numbers have 32 bits.
     let kind = rustix::fs::statfs(directory).ok()?.f_type as u64 & 0xFFFF_FFFF;

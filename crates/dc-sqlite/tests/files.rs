@@ -48,6 +48,19 @@ async fn p12_a_missing_directory_is_tried_again_unless_required_at_start() {
 }
 
 #[tokio::test]
+async fn a_file_that_may_not_be_made_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("multidc.db");
+    let refused = connect(config(&file).create(false).require_at_start(true)).await;
+    let Err(Error::Unreachable { source, .. }) = refused else { panic!("got {refused:?}") };
+    assert!(source.to_string().contains("no file"), "the error names what is missing: {source}");
+    let waits = connect(config(&file).create(false)).await.expect("P12: connect goes on");
+    assert!(!file.exists(), "looking made the file");
+    connect(config(&file)).await.expect("somebody makes it");
+    waits.list_all().await.expect("P12: it is there now");
+}
+
+#[tokio::test]
 async fn p13_a_file_that_is_no_database_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("notes.txt");

@@ -130,6 +130,8 @@ async fn takes_over(plane: &SqliteControlPlane, file: &Path, number: u128) {
             Ok(version) => {
                 println!("won {} {}", held.epoch, version.revision);
                 held.version = version;
+                // SQLite's lock is not fair: let the others have their turn.
+                tokio::time::sleep(Duration::from_millis(3)).await;
             }
             Err(Error::Conflict { stored: Some(stored), .. }) => held = *stored,
             Err(err) => panic!("{err:?}"),
