@@ -1,0 +1,80 @@
+//! Benchmarks: each figure beside the floor measured in the same run, because
+//! machines are shared and noisy. `cargo xtask bench` runs it in release mode.
+
+#![expect(clippy::disallowed_methods, reason = "benchmarks read the real clock")]
+
+mod bare_tonic;
+mod lookup;
+mod messages;
+mod raw_tcp;
+mod requests;
+mod routing;
+mod serve;
+mod spawn;
+mod table;
+
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// Benchmarks of multidc; without names, all of them.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Which ones.
+    names: Vec<Bench>,
+    /// How long each figure is measured, in milliseconds.
+    #[arg(long, default_value_t = 1500)]
+    millis: u64,
+    /// Be one end of a benchmark: used by the benchmark itself.
+    #[arg(long, hide = true)]
+    serve: Option<serve::Role>,
+    /// Control plane of a served node.
+    #[arg(long, hide = true, default_value = "")]
+    control_plane: String,
+    /// Datacenter of a served node.
+    #[arg(long, hide = true, default_value = "dc-2")]
+    dc: String,
+    /// Seed of a served node.
+    #[arg(long, hide = true)]
+    seed: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// One routing decision, at 3, 100 and 10,000 records.
+    Routing,
+    /// Tell and ask between two processes, against raw TCP and bare tonic.
+    Messages,
+    /// Spawn in another datacenter.
+    Spawn,
+    /// Look-up by name at 2, 8 and 32 endpoints.
+    Lookup,
+    /// Requests per heartbeat and list, counted at the server.
+    Requests,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if let Some(role) = args.serve {
+        return serve::run(role, &args.control_plane, &args.dc, args.seed.as_deref()).await;
+    }
+    let wanted = |bench| args.names.is_empty() || args.names.contains(&bench);
+    let time = Duration::from_millis(args.millis);
+    if wanted(Bench::Routing) {
+        routing::run(time)?;
+    }
+    if wanted(Bench::Messages) {
+        messages::run(time).await?;
+    }
+    if wanted(Bench::Spawn) {
+        spawn::run(time).await?;
+    }
+    if wanted(Bench::Lookup) {
+        lookup::run(time).await?;
+    }
+    if wanted(Bench::Requests) {
+        requests::run().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! One node of the whole-system tests and the demo. It is asked over standard
+//! input, answers on standard output, logs to standard error, and ends when its
+//! standard input does.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use clap::Parser;
+use multidc::{Infallible, prelude::*};
+use multidc_tests::{
+    actors::{AddItem, Analyse, Cart, CartArgs, Ledger, PanicNow, Progress, Worker, WorkerArgs, here},
+    protocol::{Answer, CartReport, Command, Failure, KnownDc, Line, Question, Status, Where},
+};
+use serde::{Deserialize, Serialize};
+
+/// One node of the demo and the whole-system tests.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The system's name.
+    #[arg(long)]
+    system: String,
+    /// The datacenter's name.
+    #[arg(long)]
+    dc: String,
+    /// The datacenter's region.
+    #[arg(long)]
+    region: Option<String>,
+    /// The control plane: sqlite:///path, nats://host:port, etcd://host:port.
+    #[arg(long)]
+    control_plane: String,
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// A node of the same datacenter; may be given several times.
+    #[arg(long = "seed")]
+    seeds: Vec<String>,
+    /// The record's lease, in milliseconds.
+    #[arg(long, default_value_t = 3000)]
+    ttl_ms: u64,
+    /// Time between two renewals, in milliseconds.
+    #[arg(long, default_value_t = 800)]
+    heartbeat_ms: u64,
+    /// Time between two lists of the control plane, in milliseconds.
+    #[arg(long, default_value_t = 500)]
+    refresh_ms: u64,
+    /// Age from which on the table is stale, in milliseconds.
+    #[arg(long, default_value_t = 5000)]
+    stale_ms: u64,
+    /// Register a kind that other nodes do not know.
+    #[arg(long)]
+    odd_kind: bool,
+    /// Go on placing while the table is stale.
+    #[arg(long)]
+    lenient: bool,
+}
+
+/// A kind that no other node knows.
+#[derive(Clone, Debug, Serialize, Deserialize, Actor, RemoteActor)]
+#[remote(name = "only-here")]
+struct OnlyHere;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MULTIDC_NODE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    let args = Args::parse();
+    here(&args.dc);
+    let system = start(&args).await?;
+    let addr = system.endpoint().to_string();
+    print(&Line::Started { addr, node: system.node_id().to_string() });
+    tokio::spawn(print_events(system.clone()));
+    serve(system).await
+}
+
+async fn start(args: &Args) -> anyhow::Result<ActorSystem> {
+    let mut dc = DataCenter::new(&args.dc);
+    if let Some(region) = &args.region {
+        dc = dc.region(region);
+    }
+    let times = |options: ControllerOptionsBuilder| {
+        options
+            .lease_ttl(Duration::from_millis(args.ttl_ms))
+            .heartbeat_interval(Duration::from_millis(args.heartbeat_ms))
+            .cache_refresh_interval(Duration::from_millis(args.refresh_ms))
+            .max_cache_staleness(Duration::from_millis(args.stale_ms))
+            .leader_check_interval(Duration::from_millis(args.heartbeat_ms))
+            .request_timeout(Duration::from_secs(2))
+            .max_backoff(Duration::from_secs(2))
+            .fail_on_stale_cache(!args.lenient)
+    };
+    let plane = multidc::connect(&args.control_plane).await.context("the control plane")?;
+    let mut builder = ActorSystem::builder(&args.system)
+        .data_center(dc)
+        .control_plane(plane)
+        .controller(times)
+        .listen(args.listen)
+        .seeds(args.seeds.clone())
+        .actor::<Worker>(|kind| kind.handles::<Analyse>().handles::<Progress>().handles::<PanicNow>())
+        .grain::<Cart>(|kind| kind.args(|_| CartArgs::default()).per_data_center().handles::<AddItem>())
+        .grain::<Ledger>(|kind| kind.args(|_| CartArgs::default()).handles::<AddItem>());
+    if args.odd_kind {
+        builder = builder.actor::<OnlyHere>(|kind| kind);
+    }
+    Ok(builder.start().await?)
+}
+
+async fn print_events(system: ActorSystem) {
+    let mut events = system.events();
+    drop(system);
+    while let Some(event) = events.next().await {
+        print(&Line::Event { text: format!("{event:?}") });
+    }
+}
+
+/// One line at a time, whole.
+fn print(line: &Line) {
+    use std::io::Write;
+    if let Ok(mut text) = serde_json::to_vec(line) {
+        text.push(b'\n');
+        // Whoever read it is gone, and so will this process be.
+        let _ = std::io::stdout().lock().write_all(&text);
+    }
+}
+
+/// The lines of standard input; they end when whoever started this process is gone.
+fn questions() -> tokio::sync::mpsc::Receiver<String> {
+    let (lines, received) = tokio::sync::mpsc::channel(64);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if lines.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    received
+}
+
+async fn serve(system: ActorSystem) -> anyhow::Result<()> {
+    let mut lines = questions();
+    while let Some(line) = lines.recv().await {
+        let question: Question = serde_json::from_str(&line).with_context(|| line.clone())?;
+        if matches!(question.ask, Command::Shutdown) {
+            system.shutdown().await?;
+            print(&Line::Answer { id: question.id, result: Ok(Answer::Done) });
+            return Ok(());
+        }
+        let system = system.clone();
+        tokio::spawn(async move {
+            let result = answer(&system, question.ask).await.map_err(|error| Failure {
+                kind: error.name().to_owned(),
+                text: error.to_string(),
+                certainly_not_run: error.certainly_not_run(),
+            });
+            print(&Line::Answer { id: question.id, result });
+        });
+    }
+    // Whoever started this process is gone.
+    Ok(())
+}
+
+/// None of these actors' handlers returns an error of its own.
+fn failed(error: AskError<Infallible>) -> Error {
+    match error {
+        AskError::Failed(error) => error,
+        AskError::Handler(never) => match never {},
+    }
+}
+
+async fn answer(system: &ActorSystem, ask: Command) -> Result<Answer, Error> {
+    match ask {
+        Command::Status => Ok(Answer::Status(status(system))),
+        Command::Shutdown => Ok(Answer::Done),
+        Command::Spawn { name, at } => {
+            match at {
+                None => drop(system.spawn_on::<Worker>(&name, WorkerArgs::default()).await?),
+                Some(at) => {
+                    let at = selector(at);
+                    drop(system.spawn_on::<Worker>(&name, WorkerArgs::default()).in_data_center(at).await?);
+                }
+            }
+            Ok(Answer::Done)
+        }
+        Command::SpawnUnknownKind { name, at } => {
+            system.spawn_on::<OnlyHere>(&name, OnlyHere).in_data_center(selector(at)).await?;
+            Ok(Answer::Done)
+        }
+        Command::AskWorker { name, timeout_ms } => {
+            let worker = system.actor_of::<Worker>(&name).await?;
+            let report = worker.ask(Progress).timeout(Duration::from_millis(timeout_ms)).await.map_err(failed)?;
+            Ok(Answer::Report(report))
+        }
+        Command::TellWorker { name, day } => {
+            system.actor_of::<Worker>(&name).await?.tell(Analyse { day }).await?;
+            Ok(Answer::Done)
+        }
+        Command::TellWorkerMany { name, from, count } => {
+            let worker = system.actor_of::<Worker>(&name).await?;
+            for day in from..from + count {
+                worker.tell(Analyse { day }).await?;
+            }
+            Ok(Answer::Done)
+        }
+        Command::PanicWorker { name } => {
+            system.actor_of::<Worker>(&name).await?.ask(PanicNow).await.map_err(failed)?;
+            Ok(Answer::Done)
+        }
+        Command::AddToCart { cart, timeout_ms, times } => add::<Cart>(system, &cart, timeout_ms, times).await,
+        Command::AddToLedger { ledger, timeout_ms, times } => add::<Ledger>(system, &ledger, timeout_ms, times).await,
+    }
+}
+
+async fn add<G>(system: &ActorSystem, id: &str, timeout_ms: u64, times: u32) -> Result<Answer, Error>
+where
+    G: Handles<AddItem, Ok = CartReport, Err = Infallible>,
+{
+    let grain = system.grain::<G>(id);
+    let mut asks = tokio::task::JoinSet::new();
+    for _ in 0..times {
+        let grain = grain.clone();
+        asks.spawn(async move { grain.ask(AddItem).timeout(Duration::from_millis(timeout_ms)).await });
+    }
+    let mut carts = Vec::new();
+    while let Some(done) = asks.join_next().await {
+        // An ask neither panics nor is aborted.
+        carts.push(done.expect("asks end").map_err(failed)?);
+    }
+    Ok(Answer::Carts(carts))
+}
+
+fn selector(at: Where) -> DataCenterSelector {
+    DataCenterSelector { name: at.name, region: at.region, zone: at.zone, ..Selector::any() }
+}
+
+fn status(system: &ActorSystem) -> Status {
+    Status {
+        ready: system.data_center_ready(),
+        table_age_ms: system.data_center_last_refresh().map(|age| age.as_millis() as u64),
+        leads: system.leader() == Some(system.node_id()),
+        members: system.members().len(),
+        data_centers: system
+            .data_centers()
+            .into_iter()
+            .map(|dc| KnownDc {
+                id: dc.id().to_string(),
+                state: dc.state.to_string(),
+                intent: dc.intent.to_string(),
+                routable: match (dc.takes_placements, dc.takes_traffic) {
+                    (true, _) => "placements".to_owned(),
+                    (false, true) => "traffic".to_owned(),
+                    (false, false) => "nothing".to_owned(),
+                },
+                endpoints: dc.endpoints.len(),
+                epoch: dc.epoch.0,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,128 @@
+//! A TCP proxy that delays, black-holes and cuts: what `tc netem` would do.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+/// What happens to connections through a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Bytes pass.
+    Open,
+    /// Bytes are taken and never delivered.
+    BlackHole,
+    /// Connections are reset, new ones too.
+    Cut,
+}
+
+/// A proxy in front of one address. Dropping it cuts everything.
+#[derive(Debug)]
+pub struct Proxy {
+    addr: SocketAddr,
+    line: watch::Sender<Line>,
+    delay_us: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on loopback and forwards to `target`.
+    ///
+    /// # Errors
+    ///
+    /// No port can be bound.
+    pub async fn start(target: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let addr = listener.local_addr()?;
+        let (line, watched) = watch::channel(Line::Open);
+        let delay_us = Arc::<AtomicU64>::default();
+        let task = tokio::spawn(accept(listener, target, watched, delay_us.clone()));
+        Ok(Self { addr, line, delay_us, task })
+    }
+
+    /// Where to connect instead.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Delays each byte by `one_way`, in both directions.
+    pub fn delay(&self, one_way: Duration) {
+        self.delay_us.store(u64::try_from(one_way.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Changes what happens to connections.
+    pub fn set(&self, line: Line) {
+        self.line.send_replace(line);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.line.send_replace(Line::Cut);
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, line: watch::Receiver<Line>, delay: Arc<AtomicU64>) {
+    while let Ok((client, _)) = listener.accept().await {
+        if *line.borrow() == Line::Cut {
+            continue;
+        }
+        tokio::spawn(forward(client, target, line.clone(), delay.clone()));
+    }
+}
+
+async fn forward(client: TcpStream, target: SocketAddr, mut line: watch::Receiver<Line>, delay: Arc<AtomicU64>) {
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    // Without it small messages wait for acknowledgements.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (client_in, client_out) = client.into_split();
+    let (server_in, server_out) = server.into_split();
+    tokio::select! {
+        () = pump(client_in, server_out, line.clone(), delay.clone()) => {}
+        () = pump(server_in, client_out, line.clone(), delay) => {}
+        _ = line.wait_for(|line| *line == Line::Cut) => {}
+    }
+}
+
+/// Reads as fast as bytes come, writes each chunk at its time: the delay costs no throughput.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: watch::Receiver<Line>, delay: Arc<AtomicU64>) {
+    let (queue, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(1024);
+    let read = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            #[expect(clippy::disallowed_methods, reason = "the proxy is a clock of its own")]
+            let at = Instant::now() + Duration::from_micros(delay.load(Ordering::Relaxed));
+            if queue.send((at, buffer[..read].to_vec())).await.is_err() {
+                return;
+            }
+        }
+    };
+    let write = async move {
+        while let Some((at, chunk)) = due.recv().await {
+            tokio::time::sleep_until(at).await;
+            if *line.borrow() == Line::BlackHole {
+                continue;
+            }
+            if to.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(read, write);
+}

@@ -1,0 +1,9 @@
+//! Whole-system tests: real node processes in two datacenters, real control
+//! planes, real faults. Numbers in names are those of `docs/guarantees.md`;
+//! `fault_N` are those of `docs/faults.md`.
+
+mod drain;
+mod faults;
+mod path;
+mod stores;
+mod world;
