@@ -6,8 +6,8 @@
 //!
 //! With a key the body is a nonce of 24 bytes followed by the XChaCha20-Poly1305
 //! ciphertext, and everything before the nonce is associated data. Nonces come
-//! from the operating system's entropy, never from a seed, and at 192 bits may
-//! be drawn at random for ever. A replayed datagram is authentic, but stale:
+//! from a generator that the operating system seeds, never from a seed that was
+//! passed in, and at 192 bits may be drawn at random for ever. A replayed datagram is authentic, but stale:
 //! each names an identity that is used once, and SWIM's incarnations order the rest.
 
 use std::{fmt, str::FromStr};

@@ -12,6 +12,7 @@ use dc_core::{DcView, Member, NodeId, SharedClock};
 use dc_remoting::{Peer, PeerIdentity, PeerTarget, Remoting, ReplyTo, Service, ServiceId};
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{Notify, broadcast, mpsc, oneshot, watch},
     time::{sleep, timeout as within},
 };
@@ -48,6 +49,8 @@ struct Inner {
     events: broadcast::Sender<ClusterEvent>,
     /// The core's deadline has changed.
     wake: Notify,
+    /// Where calls run: what is waited for may be dropped anywhere.
+    runtime: Handle,
 }
 
 struct State {
@@ -63,7 +66,7 @@ struct State {
 }
 
 impl Directory {
-    /// Serves the directory on `remoting`'s links, over the members that `view` tells.
+    /// Serves the directory on `remoting`'s links, over the members that `view` tells. Within a tokio runtime.
     pub(crate) fn new(
         remoting: Remoting,
         clock: SharedClock,
@@ -84,7 +87,16 @@ impl Directory {
             subscribers: Vec::new(),
             left: false,
         };
-        let inner = Inner { node, remoting, clock, view, state: Mutex::new(state), events, wake: Notify::new() };
+        let inner = Inner {
+            node,
+            remoting,
+            clock,
+            view,
+            state: Mutex::new(state),
+            events,
+            wake: Notify::new(),
+            runtime: Handle::current(),
+        };
         let directory = Self(Arc::new(inner));
         // Weak: the links must not keep the directory, which keeps the links.
         let service = Served(Arc::downgrade(&directory.0));
@@ -313,7 +325,7 @@ impl Inner {
     fn carry_out(self: &Arc<Self>, state: &mut State, now: Instant, action: Action) {
         match action {
             Action::Call { id, to, request, timeout } => match (state.peers.get(&to), encode(&request)) {
-                (Some(peer), Ok(body)) => drop(tokio::spawn(self.clone().call(id, peer.clone(), body, timeout))),
+                (Some(peer), Ok(body)) => drop(self.runtime.spawn(self.clone().call(id, peer.clone(), body, timeout))),
                 _ => state.core.on_answer(now, id, Err(NoAnswer::Unreachable)),
             },
             Action::Reply { token, response } => {

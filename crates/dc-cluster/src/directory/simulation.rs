@@ -42,6 +42,8 @@ struct World {
     /// Different groups do not reach each other.
     groups: HashMap<u8, u8>,
     loss: f64,
+    /// Extra time on the way from one to another.
+    slow: HashMap<(u8, u8), Duration>,
     calls_made: usize,
 }
 
@@ -62,6 +64,7 @@ impl World {
             numbers: 0,
             groups: HashMap::new(),
             loss: 0.0,
+            slow: HashMap::new(),
             calls_made: 0,
         }
     }
@@ -103,8 +106,9 @@ impl World {
         self.events.insert((self.now + after, self.numbers), event);
     }
 
-    fn latency(&mut self) -> Duration {
-        Duration::from_micros(self.rng.random_range(100..3_000))
+    fn latency(&mut self, from: u8, to: u8) -> Duration {
+        let extra = self.slow.get(&(from, to)).copied().unwrap_or_default();
+        extra + Duration::from_micros(self.rng.random_range(100..3_000))
     }
 
     fn reach(&self, a: u8, b: u8) -> bool {
@@ -121,11 +125,11 @@ impl World {
     fn carry_out(&mut self, node: u8) {
         let Some(this) = self.nodes.get_mut(&node) else { return };
         for action in this.core.take_actions() {
-            let late = self.latency();
             match action {
                 Action::Call { id: call, to, request, timeout } => {
                     self.calls_made += 1;
                     let to = to.0 as u8;
+                    let late = self.latency(node, to);
                     // Whatever happens, the caller hears of it by its timeout.
                     self.at(timeout, Event::Answer { to: node, call, answer: Err(NoAnswer::Unreachable) });
                     if !self.rng.random_bool(self.loss) {
@@ -136,6 +140,7 @@ impl World {
                 Action::Reply { token, response } => {
                     let this = self.nodes.get_mut(&node).unwrap();
                     let (asker, call) = this.asked.remove(&token).expect("each question is answered once");
+                    let late = self.latency(node, asker);
                     if self.reach(node, asker) && !self.rng.random_bool(self.loss) {
                         self.at(late, Event::Answer { to: asker, call, answer: Ok(response) });
                     }
@@ -162,7 +167,7 @@ impl World {
                 let event = self.events.remove(&key).unwrap();
                 self.happen(event);
             }
-            (_, None) => self.now += MS(1),
+            (_, None) => panic!("seed {}: nothing will ever happen again", self.seed),
         }
     }
 
@@ -190,11 +195,18 @@ impl World {
         }
     }
 
+    /// When something happens next.
+    fn next(&self) -> Option<Instant> {
+        let timers = self.nodes.values().filter_map(|node| node.core.deadline());
+        timers.chain(self.events.keys().next().map(|(at, _)| *at)).min()
+    }
+
     fn run(&mut self, time: Duration) {
         let end = self.now + time;
-        while self.now < end {
+        while self.next().is_some_and(|at| at <= end) {
             self.step();
         }
+        self.now = end;
     }
 
     fn start_claim(&mut self, node: u8, key: &str, actor: u64, request: u128) -> OpId {
@@ -447,9 +459,69 @@ fn a_node_that_was_away_knows_that_it_may_have_missed_something() {
     world.run(MS(100));
     let entry = granted(&world.claim(1, &key, 1, 0)).clone();
     world.groups.clear();
-    world.agree_in(50, &HashMap::from([(3, 2)]));
-    world.run(MS(60));
+    world.agree_in(0, &HashMap::from([(3, 2)]));
+    // Asked in the moment in which it learns that it had been away.
+    world.run(Duration::from_micros(1));
     assert_eq!(world.lookup(3, &key), Some(entry));
+}
+
+#[test]
+fn a_grant_of_an_earlier_primary_counts_only_if_the_new_one_agrees() {
+    let mut world = World::settled(15, 3);
+    let all = [1, 2, 3, 9];
+    let fits = |key: &String| {
+        let primary = |nodes: &[u8]| homes(key, nodes.iter().map(|&n| id(n))).0;
+        primary(&[1, 2, 3]) == Some(id(2)) && primary(&all) == Some(id(9))
+    };
+    let key = (0..10_000).map(|n| format!("a/{n}")).find(fits).expect("some key fits");
+    // Node 2 grants the name to node 1, but its word is slow; meanwhile 9 joins and becomes the primary.
+    world.slow.insert((2, 1), MS(300));
+    let early = world.start_claim(1, &key, 7, 0);
+    world.run(MS(50));
+    world.add(9);
+    world.agree(0);
+    world.run(MS(50));
+    let late = world.claim(3, &key, 8, 0);
+    let Outcome::Claim(early) = world.outcome(1, early) else { panic!("an answer") };
+    assert_eq!(early, Claim::Taken(granted(&late).clone()));
+    assert_eq!(world.hosts(&key).len(), 1);
+}
+
+#[test]
+fn l3_a_new_primary_knows_the_requests_that_are_done() {
+    let mut world = World::settled(16, 3);
+    let key = World::key_at(&[1, 2, 3, 9], 9, None);
+    let first = granted(&world.claim(1, &key, 7, 100)).clone();
+    world.with(1, |core, now| core.release(now, &key, 7, true));
+    world.run(MS(50));
+    world.add(9);
+    world.agree(50);
+    world.run(MS(100));
+    assert_eq!(world.claim(3, &key, 8, 100), Claim::Same(first));
+}
+
+#[test]
+fn a_registration_is_not_evicted_for_one_that_was_given_up() {
+    let mut world = World::settled(17, 4);
+    let fits = |key: &String| {
+        let primary = |nodes: &[u8]| homes(key, nodes.iter().map(|&n| id(n))).0;
+        primary(&[1, 2, 3]) == Some(id(2)) && primary(&[1, 2, 3, 4]) == Some(id(2))
+    };
+    let key = (0..10_000).map(|n| format!("a/{n}")).find(fits).expect("some key fits");
+    granted(&world.claim(1, &key, 1, 0));
+    world.groups.insert(4, 1);
+    world.agree(0);
+    world.run(MS(6_000));
+    let running = granted(&world.claim(4, &key, 2, 0)).clone();
+    // The older one is given up in the moment of the heal, and the primary hears of it late.
+    world.groups.clear();
+    world.slow.insert((1, 2), MS(400));
+    world.with(1, |core, now| core.release(now, &key, 1, true));
+    world.agree_in(0, &HashMap::from([(4, 2)]));
+    world.run(MS(3_000));
+    assert_eq!(world.hosts(&key), std::slice::from_ref(&running));
+    assert!(world.nodes[&4].evicted.is_empty());
+    assert_eq!(world.lookup(3, &key), Some(running));
 }
 
 #[test]
@@ -516,10 +588,11 @@ fn play(
     let mut actor = 0;
     let mut run = |world: &mut World, time: Duration| {
         let end = world.now + time;
-        while world.now < end {
+        while world.next().is_some_and(|at| at <= end) {
             world.step();
             check(world)?;
         }
+        world.now = end;
         Ok(())
     };
     for act in acts {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use dc_cluster::{Cluster, ClusterConfig, ClusterConfigBuilder, ClusterEvent, DatagramTransport};
+use dc_cluster::{Cluster, ClusterConfig, ClusterConfigBuilder, ClusterEvent, DatagramTransport, GossipTiming};
 use dc_core::{DataCenter, DcView, Endpoint, NodeId, SharedClock, SystemClock, SystemName};
 use dc_remoting::{Remoting, RemotingConfig, Services, bind_one_port};
 use parking_lot::Mutex;
@@ -70,7 +70,10 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(seeds: &[Endpoint]) -> Self {
-        let config = ClusterConfig::builder().seeds(seeds.iter().cloned()).founding_wait(Duration::from_millis(300));
+        // Patient with machines that are busy with other tests: what is asserted is what follows, not how soon.
+        let timing = GossipTiming { suspicion: Duration::from_secs(2), ..GossipTiming::lan() };
+        let config = ClusterConfig::builder().seeds(seeds.iter().cloned()).timing(timing);
+        let config = config.founding_wait(Duration::from_millis(300));
         Self {
             system: "app",
             dc: "dc-1",
@@ -199,10 +202,15 @@ pub(crate) async fn agree(nodes: &[&Node]) -> NodeId {
 
 /// `n` nodes on one network that agree on each other, the oldest first.
 pub(crate) async fn cluster(n: usize, network: &Network) -> Vec<Node> {
+    cluster_with(n, |seeds| Plan::new(seeds).on(network)).await
+}
+
+/// The same with another plan.
+pub(crate) async fn cluster_with(n: usize, plan: impl Fn(&[Endpoint]) -> Plan) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for _ in 0..n {
         let seeds: Vec<Endpoint> = nodes.iter().map(Node::endpoint).collect();
-        nodes.push(Plan::new(&seeds).on(network).start().await);
+        nodes.push(plan(&seeds).start().await);
         agree(&nodes.iter().collect::<Vec<_>>()).await;
     }
     nodes
