@@ -85,7 +85,8 @@ async fn p12_all_three_down_for_longer_than_the_lease() {
     assert!(err.is_outage(), "{err:?}");
     cluster.servers.iter_mut().for_each(Server::start_again);
     renew(&plane, &mut held).await;
-    // A renewal of the one that expired says so, and it can be there again.
+    // It ends soon after the servers are back; then a renewal says so, and it can be there again.
+    until("the lease to end", async || matches!(plane.get(brief.id()).await, Ok(None)).then_some(())).await;
     until("the expiry to be told", async || match plane.heartbeat(&at(&brief, before)).await {
         Err(Error::NotFound { .. }) => Some(()),
         Err(err) if err.is_outage() => None,

@@ -3,8 +3,8 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener},
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -49,15 +49,27 @@ impl Server {
     /// Starts the server, at the port that it had, if any, with the data that is there.
     pub(crate) fn start_again(&mut self) {
         assert!(self.running.is_none(), "the server runs");
+        if self.port == 0 {
+            self.port = free_port();
+        }
+        // Another process may hold the port for a moment: as the near end of a connection of its own.
+        wait("the server to start", || {
+            self.spawn();
+            let up = self.is_up();
+            if !up {
+                self.kill();
+            }
+            up.then_some(())
+        });
+    }
+
+    fn spawn(&mut self) {
         let dir = self.dir.path();
-        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
         let mut shell = Command::new("sh")
             .args(["-c", r#""$@" </dev/null >/dev/null 2>&1 & echo $!; read _; kill -9 $! 2>/dev/null"#, "sh"])
             .arg(binary())
-            .args(["-a", "127.0.0.1", "-p", &port, "-c"])
+            .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-c"])
             .arg(dir.join("nats.conf"))
-            .arg("--ports_file_dir")
-            .arg(dir)
             .arg("-l")
             .arg(dir.join("log"))
             .stdin(Stdio::piped())
@@ -69,20 +81,22 @@ impl Server {
         BufReader::new(output).read_line(&mut pid).expect("the shell tells the server's pid");
         let server = Pid::from_raw(pid.trim().parse().expect("a pid")).expect("a pid");
         self.running = Some(Running { shell, server });
-        let ports = wait("the server to tell its ports", || self.read_ports());
-        self.port = ports;
     }
 
-    fn read_ports(&self) -> Option<u16> {
-        let running = self.running.as_ref()?;
-        let pid = running.server.as_raw_nonzero();
-        if state(pid.get()).is_none_or(|state| state == 'Z') {
-            panic!("nats-server ended: {}", self.log());
-        }
-        let mut files = fs::read_dir(self.dir.path()).expect("our directory").flatten();
-        let file = files.find(|file| file.file_name().to_string_lossy().ends_with(&format!("_{pid}.ports")))?;
-        let ports: serde_json::Value = serde_json::from_str(&fs::read_to_string(file.path()).ok()?).ok()?;
-        ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+    /// Waits for the server to greet; false where it ended instead. Panics where its configuration is at fault.
+    fn is_up(&self) -> bool {
+        let server = self.running.as_ref().expect("just started").server.as_raw_nonzero().get();
+        wait("the server to answer", || {
+            if state(server).is_none_or(|state| state == 'Z') {
+                let log = self.log();
+                assert!(log.trim_end().ends_with("address already in use"), "nats-server ended: {log}");
+                return Some(false);
+            }
+            let mut greeting = [0; 4];
+            let mut stream = TcpStream::connect(self.address()).ok()?;
+            stream.read_exact(&mut greeting).ok()?;
+            (&greeting == b"INFO").then_some(true)
+        })
     }
 
     pub(crate) fn log(&self) -> String {
@@ -154,7 +168,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        let routes: Vec<u16> = free_ports(3);
+        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let urls: Vec<_> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let mut servers: Vec<_> = (0..3).map(|_| Server { dir: data_dir(), port: 0, running: None }).collect();
         for (n, server) in servers.iter_mut().enumerate() {
@@ -187,9 +201,12 @@ fn data_dir() -> TempDir {
     tempfile::Builder::new().prefix("dc-nats-").tempdir().expect("a writable temporary directory")
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("bound").port()).collect()
+/// A free port below those that the system gives out by itself, so that it is still free after a restart.
+fn free_port() -> u16 {
+    wait("a free port", || {
+        let port = rand::random_range(16_000..32_000);
+        TcpListener::bind(("127.0.0.1", port)).ok().map(|_| port)
+    })
 }
 
 /// The server's binary; new enough.
