@@ -38,11 +38,13 @@ pub(crate) enum Repeat {
 pub(crate) struct Call {
     pub(crate) operation: &'static str,
     doubt: AtomicBool,
+    /// The member that was asked last.
+    asked: AtomicUsize,
 }
 
 impl Call {
     pub(crate) fn new(operation: &'static str) -> Self {
-        Self { operation, doubt: AtomicBool::new(false) }
+        Self { operation, doubt: AtomicBool::new(false), asked: AtomicUsize::new(0) }
     }
 
     pub(crate) fn outcome(&self) -> Outcome {
@@ -129,7 +131,15 @@ impl Servers {
     ) -> Result<T, Error> {
         match tokio::time::timeout(self.timeout, future).await {
             Ok(result) => result,
-            Err(_) => Err(self.too_slow(call)),
+            Err(_) => {
+                // The connection may be dead without a sign; a busy one is being replaced already.
+                let index = call.asked.load(Ordering::Relaxed);
+                if let Ok(mut client) = self.members[index].client.try_lock() {
+                    client.take();
+                }
+                self.avoid(index);
+                Err(self.too_slow(call))
+            }
         }
     }
 
@@ -179,6 +189,7 @@ impl Servers {
                 tokio::time::sleep(Duration::from_millis(rand::random_range(50..150))).await;
             }
             let index = self.preferred();
+            call.asked.store(index, Ordering::Relaxed);
             let doubted = call.doubt.load(Ordering::SeqCst);
             let failure = match self.attempt(call, writes, index, &request).await {
                 Ok(answer) => {

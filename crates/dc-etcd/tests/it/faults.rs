@@ -161,14 +161,17 @@ async fn p12_a_connection_that_went_dead_is_replaced() {
     let behind = plane(&[proxy.url()], &ns).await;
     let direct = plane(&[etcd.url()], &ns).await;
     let held = registered(&behind, &record("dc-1", 60)).await;
+    // Without a watch nothing else tests the connection.
+    proxy.kill_open_connections_silently();
+    let err = behind.heartbeat(&held).await.expect_err("the connection is dead");
+    assert!(err.is_outage(), "{err:?}");
+    behind.heartbeat(&held).await.expect("P12: a new connection");
+
     let mut watch = behind.watch().await.expect("watch");
     replay(&mut watch).await;
     in_step(&mut watch).await;
     proxy.kill_open_connections_silently();
     let after = registered(&direct, &record("after", 60)).await;
-    // The first call may find out; the next has a new connection.
-    let _ = behind.heartbeat(&held).await;
-    behind.heartbeat(&held).await.expect("P12: a new connection");
     match change(&mut watch).await {
         WatchEvent::Put(found) => assert_eq!(found, after, "P5: the watch misses nothing"),
         other => panic!("P5: {other:?}"),

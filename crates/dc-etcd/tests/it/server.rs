@@ -69,7 +69,7 @@ struct Running {
 impl Etcd {
     /// One member with fast timing: leases of a second are granted as asked.
     pub(crate) fn single() -> Self {
-        Self::single_with(&["--heartbeat-interval=20", "--election-timeout=100"])
+        Self::single_with(&["--heartbeat-interval=20", "--election-timeout=100", "--bcrypt-cost=4"])
     }
 
     /// One member with these arguments besides the usual ones.
