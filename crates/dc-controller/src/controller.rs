@@ -136,6 +136,12 @@ pub(crate) fn cache_options(options: &ControllerOptions) -> Result<dc_cache::Cac
         .build()
 }
 
+/// What the store showed of the own record.
+enum Read {
+    Record(Box<DataCenterRecord>),
+    AbsentAsOf(Version),
+}
+
 struct Driver {
     plane: Arc<dyn ControlPlane>,
     data_center: DataCenter,
@@ -234,7 +240,8 @@ impl Driver {
                 let answer = self.read().await;
                 let now = self.clock.now();
                 match answer {
-                    Ok(record) => self.registrar.on_read(record, now),
+                    Ok(Read::Record(record)) => self.registrar.on_read(*record, now),
+                    Ok(Read::AbsentAsOf(version)) => self.registrar.on_absent(version, now),
                     Err(error) => self.registrar.on_read_failed(error, now),
                 }
             }
@@ -252,17 +259,21 @@ impl Driver {
         }
     }
 
-    /// The own record; the first time together with the intent, so that a drained DC never starts as ACTIVE (P8).
-    async fn read(&mut self) -> Result<Option<DataCenterRecord>, Error> {
+    /// The own record. The first time, and where there is none, in one list together with the intent, so that a
+    /// drained DC never starts as ACTIVE (P8), and with the version as of which there is none.
+    async fn read(&mut self) -> Result<Read, Error> {
         let id = self.data_center.id().clone();
-        if self.intent_known {
-            return self.bounded("get", self.plane.get(&id)).await;
+        if self.intent_known
+            && let Some(record) = self.bounded("get", self.plane.get(&id)).await?
+        {
+            return Ok(Read::Record(Box::new(record)));
         }
         let listing = self.bounded("list_all", self.plane.list_all()).await?;
         let intent = listing.intents.iter().find(|held| held.id == id).map(|held| held.intent.want);
         self.registrar.on_intent(intent.unwrap_or_default());
         self.intent_known = true;
-        Ok(listing.records.into_iter().find(|record| *record.id() == id))
+        let record = listing.records.into_iter().find(|record| *record.id() == id);
+        Ok(record.map_or(Read::AbsentAsOf(listing.as_of), |record| Read::Record(Box::new(record))))
     }
 
     async fn write(&self, write: &Write) -> Result<Version, Error> {
@@ -295,26 +306,36 @@ impl Driver {
         if how == Goodbye::Abandon {
             return;
         }
+        let view = DcView::clone(&self.view.borrow_and_update());
+        self.registrar.on_view(view, self.clock.now());
         match self.registrar.goodbye() {
+            Some(LastWrite::HandOver(record)) => self.hand_over(&record).await,
+            Some(LastWrite::Deregister(version)) => self.deregister(version).await,
+            None if self.registrar.is_last() => {
+                self.carry_out(Step::Read).await;
+                if let Some(version) = self.registrar.orphaned(self.clock.now()) {
+                    self.deregister(version).await;
+                }
+            }
             None => {}
-            Some(LastWrite::HandOver(record)) => {
-                let expected = Expected::Version(record.version);
-                match self.bounded("register", self.plane.register(&record, expected)).await {
-                    Ok(_) => self.tell(ControllerEvent::HandedOver),
-                    Err(error) => {
-                        warn!(%error, "the record was not handed over; a successor waits for this node's death")
-                    }
-                }
-            }
-            Some(LastWrite::Deregister(version)) => {
-                let id = self.data_center.id().clone();
-                match self.bounded("deregister", self.plane.deregister(&id, version)).await {
-                    Ok(()) => self.tell(ControllerEvent::Deregistered),
-                    Err(error) => warn!(%error, "the record was not removed; it leaves with its lease"),
-                }
-            }
         }
         self.registrar.released();
+    }
+
+    async fn hand_over(&self, record: &DataCenterRecord) {
+        let expected = Expected::Version(record.version);
+        match self.bounded("register", self.plane.register(record, expected)).await {
+            Ok(_) => self.tell(ControllerEvent::HandedOver),
+            Err(error) => warn!(%error, "the record was not handed over; a successor waits for this node's death"),
+        }
+    }
+
+    async fn deregister(&self, version: Version) {
+        let id = self.data_center.id();
+        match self.bounded("deregister", self.plane.deregister(id, version)).await {
+            Ok(()) => self.tell(ControllerEvent::Deregistered),
+            Err(error) => warn!(%error, "the record was not removed; it leaves with its lease"),
+        }
     }
 
     fn publish(&mut self) {

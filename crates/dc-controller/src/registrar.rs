@@ -92,7 +92,10 @@ pub struct Registrar {
     members_seen: HashSet<NodeId>,
     held: Option<Held>,
     observed: Option<Observed>,
-    absent: bool,
+    /// The store's version as of which there was no record.
+    absent: Option<Version>,
+    /// Epochs below this may have been used by records that are gone: the version at which ours was created.
+    floor: Epoch,
     fenced: bool,
     highest_epoch: Epoch,
     intent: IntentKind,
@@ -118,7 +121,8 @@ impl Registrar {
             members_seen: HashSet::new(),
             held: None,
             observed: None,
-            absent: false,
+            absent: None,
+            floor: Epoch(0),
             fenced: false,
             highest_epoch: Epoch(0),
             intent: IntentKind::Serve,
@@ -211,6 +215,7 @@ impl Registrar {
         record.ttl = self.options.lease_ttl();
         record.owner = self.me.clone();
         record.handed_over = false;
+        record.epoch = held.epoch.max(self.floor);
         record.state = next_state(held.state, self.intent, self.owns_global);
         if !self.last_endpoints.is_empty() {
             record.endpoints = self.last_endpoints.clone();
@@ -221,8 +226,8 @@ impl Registrar {
     /// As nominee: the write that would make this node the owner, if it may (D1).
     fn claim(&self, now: Instant) -> Option<Write> {
         let Some(observed) = &self.observed else {
-            return self.absent.then(|| Write {
-                record: self.fresh(),
+            return self.absent.map(|as_of| Write {
+                record: self.fresh(as_of),
                 expected: Expected::Absent,
                 cause: Cause::Create,
             });
@@ -256,7 +261,9 @@ impl Registrar {
         self.members_seen.contains(&owner.node).then_some(TakeOver::OwnerDead)
     }
 
-    fn fresh(&self) -> DataCenterRecord {
+    /// A first record. No record outlives its store's versions, and each epoch is at most the version of the write
+    /// that began it; so an epoch above the store's present version was never used, whoever used the others.
+    fn fresh(&self, as_of: Version) -> DataCenterRecord {
         DataCenterRecord {
             data_center: self.data_center.clone(),
             endpoints: if self.last_endpoints.is_empty() {
@@ -267,7 +274,7 @@ impl Registrar {
             state: DataCenterState::Registered,
             ttl: self.options.lease_ttl(),
             owner: self.me.clone(),
-            epoch: self.highest_epoch.next(),
+            epoch: self.highest_epoch.max(Epoch(as_of.revision)).next(),
             handed_over: false,
             written_at_ms: 0,
             version: Version::new(StoreId(0), 0),
@@ -275,16 +282,20 @@ impl Registrar {
         }
     }
 
-    /// The record as the store showed it; `None`: there is none.
-    pub fn on_read(&mut self, record: Option<DataCenterRecord>, now: Instant) {
+    /// There is no record, as of this version of the store.
+    pub fn on_absent(&mut self, as_of: Version, now: Instant) {
         self.succeeded();
         self.next_read = now + self.options.leader_check_interval();
-        self.absent = record.is_none();
-        let Some(record) = record else {
-            self.observed = None;
-            self.in_use_by = None;
-            return;
-        };
+        self.absent = Some(as_of);
+        self.observed = None;
+        self.in_use_by = None;
+    }
+
+    /// The record as the store showed it.
+    pub fn on_read(&mut self, record: DataCenterRecord, now: Instant) {
+        self.succeeded();
+        self.next_read = now + self.options.leader_check_interval();
+        self.absent = None;
         self.highest_epoch = self.highest_epoch.max(record.epoch);
         if record.owner.node == self.me.node && !record.handed_over {
             // Our own write, whose answer was lost.
@@ -321,7 +332,7 @@ impl Registrar {
     fn hold(&mut self, record: DataCenterRecord, renewed: Instant) {
         self.highest_epoch = self.highest_epoch.max(record.epoch);
         self.observed = None;
-        self.absent = false;
+        self.absent = None;
         self.fenced = false;
         self.in_use_by = None;
         self.held = Some(Held { record, renewed });
@@ -334,6 +345,10 @@ impl Registrar {
                 self.succeeded();
                 let before = self.held.take();
                 self.report(&write, before.as_ref().map(|held| &held.record));
+                if write.cause == Cause::Create {
+                    // Where the read was stale, the version that the write got tells more.
+                    self.floor = Epoch(version.revision);
+                }
                 let mut record = write.record;
                 record.version = version;
                 self.hold(record, sent);
@@ -428,6 +443,7 @@ impl Registrar {
                     }
                 }
                 self.observed = None;
+                self.absent = None;
                 self.next_read = now;
             }
         }
@@ -460,6 +476,18 @@ impl Registrar {
         record.endpoints = others.into_iter().map(dc_core::Member::node_endpoint).collect();
         record.handed_over = true;
         Some(LastWrite::HandOver(Box::new(record)))
+    }
+
+    /// Whether this node is the only member left.
+    pub fn is_last(&self) -> bool {
+        self.view.joined && self.view.members.iter().all(|member| member.node == self.me.node)
+    }
+
+    /// The version to remove on the way out by a last node that owns nothing itself, but could take the record over
+    /// now: its owner handed it to nodes that left before they took it (D2, D6).
+    pub fn orphaned(&self, now: Instant) -> Option<Version> {
+        let observed = self.observed.as_ref().filter(|_| self.is_last())?;
+        self.may_take(observed, now).map(|_| observed.record.version)
     }
 
     /// The record is no longer ours to write.

@@ -199,20 +199,22 @@ impl Demo {
             self.say("analytics-worker happens to run on dc-2's leader; a second one is spawned elsewhere");
             return self.leader_is_killed_with_worker(leader).await;
         }
+        let before = self.dc2_epoch().await?;
         let label = self.dc2[leader].label.clone();
         self.dc2.remove(leader).kill().await?;
         self.say(format!("killed {label}, dc-2's leader, with SIGKILL"));
-        self.successor_adopts("analytics-worker").await
+        self.successor_adopts("analytics-worker", before).await
     }
 
     /// The leader's own actors die with it; those elsewhere go on.
     async fn leader_is_killed_with_worker(&mut self, leader: usize) -> anyhow::Result<()> {
         let other = (leader + 1) % self.dc2.len();
         self.dc2[other].must(Command::Spawn { name: "second-worker".into(), at: None }).await?;
+        let before = self.dc2_epoch().await?;
         let label = self.dc2[leader].label.clone();
         self.dc2.remove(leader).kill().await?;
         self.say(format!("killed {label}, dc-2's leader, with SIGKILL"));
-        self.successor_adopts("second-worker").await?;
+        self.successor_adopts("second-worker", before).await?;
         let respawned = eventually("analytics-worker to be spawned again", SOON, || async {
             let at = Some(Where::name("dc-2"));
             let ask = Command::Spawn { name: "analytics-worker".into(), at };
@@ -223,12 +225,18 @@ impl Demo {
         Ok(())
     }
 
-    async fn successor_adopts(&self, worker: &str) -> anyhow::Result<()> {
+    async fn dc2_epoch(&self) -> anyhow::Result<u64> {
+        let status = self.dc1[0].status().await?;
+        let dc2 = status.data_centers.iter().find(|dc| dc.id.ends_with("dc-2"));
+        Ok(dc2.context("dc-2 is not known")?.epoch)
+    }
+
+    async fn successor_adopts(&self, worker: &str, before: u64) -> anyhow::Result<()> {
         let asker = &self.dc1[0];
-        let (mut asked, mut epoch) = (0, 0);
+        let (mut asked, mut epoch) = (0, before);
         #[expect(clippy::disallowed_methods, reason = "the demo's bound")]
         let bound = Instant::now() + SOON;
-        while epoch < 2 {
+        while epoch == before {
             let ask = Command::AskWorker { name: worker.into(), timeout_ms: 2000 };
             match asker.ask(ask).await? {
                 Ok(_) => asked += 1,
@@ -244,7 +252,7 @@ impl Demo {
             ensure!(!late, "no successor within {SOON:?}");
         }
         self.say(format!(
-            "a successor adopted the record (epoch {epoch}); {asked} asks went on meanwhile, none failed"
+            "a successor adopted the record (epoch {before} -> {epoch}); {asked} asks went on meanwhile, none failed"
         ));
         Ok(())
     }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::ensure;
 use multidc_tests::{protocol::Command, servers::Store};
 
-use crate::world::{World, dc, failure, report, spawn_in};
+use crate::world::{World, dc, epoch, failure, report, spawn_in};
 
 async fn outlives_several_leases(store: Store) -> anyhow::Result<()> {
     let world = World::start(store, 2, 2).await?;
     let asker = &world.dc1[0];
     spawn_in(asker, "w", "dc-2").await?.map_err(|f| anyhow::anyhow!(f.text))?;
+    let epochs = [epoch(asker, "dc-1").await?, epoch(asker, "dc-2").await?];
     let end = tokio::time::sleep(world.times.ttl * 4);
     tokio::pin!(end);
     let mut asked = 0;
@@ -25,9 +26,9 @@ async fn outlives_several_leases(store: Store) -> anyhow::Result<()> {
         for node in world.all() {
             let status = node.status().await?;
             ensure!(status.ready, "{} lost its readiness: {status:?}", node.label);
-            for name in ["dc-1", "dc-2"] {
+            for (name, epoch) in ["dc-1", "dc-2"].into_iter().zip(epochs) {
                 let dc = dc(&status, name);
-                let serves = dc.is_some_and(|dc| dc.routable == "placements" && dc.epoch == 1);
+                let serves = dc.is_some_and(|dc| dc.routable == "placements" && dc.epoch == epoch);
                 ensure!(serves, "{}: {name} is {dc:?}", node.label);
             }
         }

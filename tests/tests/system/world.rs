@@ -99,6 +99,11 @@ pub(crate) fn dc<'a>(status: &'a Status, name: &str) -> Option<&'a KnownDc> {
     status.data_centers.iter().find(|dc| dc.id == name)
 }
 
+/// The epoch of a datacenter's record.
+pub(crate) async fn epoch(node: &NodeProcess, name: &str) -> anyhow::Result<u64> {
+    Ok(dc(&node.status().await?, name).context("not known")?.epoch)
+}
+
 /// The position of the node that leads its datacenter's membership.
 pub(crate) async fn leader(nodes: &[NodeProcess]) -> anyhow::Result<usize> {
     for (n, node) in nodes.iter().enumerate() {

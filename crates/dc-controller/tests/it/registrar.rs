@@ -111,7 +111,10 @@ impl Node {
             || Error::Timeout { backend: "test", operation: "write", after: Duration::ZERO, outcome: Outcome::Unknown };
         match step {
             Step::WaitUntil(_) => {}
-            Step::Read if fate == Fate::Works => self.registrar.on_read(store.live(), now),
+            Step::Read if fate == Fate::Works => match store.live() {
+                Some(record) => self.registrar.on_read(record, now),
+                None => self.registrar.on_absent(Version::new(STORE, store.revision), now),
+            },
             Step::Read => self.registrar.on_read_failed(unknown(), now),
             Step::Write(write) => {
                 let answer = match fate {

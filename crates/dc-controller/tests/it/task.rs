@@ -183,6 +183,19 @@ async fn d6_the_last_node_removes_the_record() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn d6_a_record_handed_to_nodes_that_leave_as_well_is_removed_by_the_last() {
+    let store = store();
+    let leader = Node::start(&store, 1, &[1, 2]);
+    let follower = Node::start(&store, 2, &[1, 2]);
+    leader.until_role(Role::Registrar).await;
+    leader.controller.stop(Goodbye::HandOver).await;
+    follower.sees(&[2]);
+    // Before it could take the record over.
+    follower.controller.stop(Goodbye::HandOver).await;
+    assert_eq!(follower.plane.get(&id()).await.unwrap(), None, "D6");
+}
+
+#[tokio::test(start_paused = true)]
 async fn d3_a_join_is_advertised_at_once() {
     let store = store();
     let node = Node::start(&store, 1, &[1]);

@@ -81,7 +81,8 @@ fn decision(published: &arc_swap::ArcSwap<Snapshot>, selector: &DataCenterSelect
     per_call(time, |seed| {
         let snapshot = published.load();
         let age = SystemClock.now().saturating_duration_since(since);
-        let freshness = if age > Duration::from_secs(3600) { Freshness::Stale { age } } else { Freshness::Fresh { age } };
+        let freshness =
+            if age > Duration::from_secs(3600) { Freshness::Stale { age } } else { Freshness::Fresh { age } };
         let choice = choose(&snapshot, &Request::placement(selector, freshness), seed);
         black_box(choice.expect("a datacenter").endpoint());
     })
