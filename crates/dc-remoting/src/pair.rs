@@ -1,6 +1,8 @@
 //! One ordered (sender, target) pair: order, lane, credits.
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -46,6 +48,9 @@ struct State {
 
 type Item = (Message, Option<Ask>);
 
+/// A message that waits for its link, its turn or its credits.
+type Waits<'a> = Pin<Box<dyn Future<Output = Result<(), LinkError>> + Send + 'a>>;
+
 /// Why a message cannot be sent at once.
 enum Blocked {
     NoLink,
@@ -83,7 +88,10 @@ impl Pair {
     ///
     /// Any [`LinkError`] but `Timeout`; all say that it certainly did not run.
     pub async fn tell(&self, msg: Message) -> Result<(), LinkError> {
-        self.0.0.submit((msg, None)).await
+        match self.0.0.submit((msg, None))? {
+            None => Ok(()),
+            Some(waits) => waits.await,
+        }
     }
 
     /// Sends `msg` and waits for its answer, at most `timeout` in all.
@@ -97,7 +105,9 @@ impl Pair {
         let inner = &self.0.0;
         let (ask, waiting) = ask_pair(inner.peer.shared().clock.now() + timeout);
         let answered = tokio::time::timeout(timeout, async {
-            inner.submit((msg, Some(ask))).await?;
+            if let Some(waits) = inner.submit((msg, Some(ask)))? {
+                waits.await?;
+            }
             (&waiting).await
         });
         match answered.await {
@@ -130,26 +140,29 @@ impl Drop for WaitingHere<'_> {
 }
 
 impl PairInner {
-    async fn submit(self: &Arc<Self>, item: Item) -> Result<(), LinkError> {
+    /// Sends at once where nothing is in the way: then there is nothing to wait for.
+    fn submit(self: &Arc<Self>, item: Item) -> Result<Option<Waits<'_>>, LinkError> {
+        let mut state = self.state.lock();
         let mut item = item;
-        let guard = {
-            let mut state = self.state.lock();
-            if self.waiting.load(Ordering::SeqCst) == 0 {
-                match self.try_send(&mut state, item, false) {
-                    Ok(()) => return Ok(()),
-                    Err((_, Blocked::Never(err))) => return Err(err),
-                    Err((back, blocked)) => {
-                        self.may_wait(&blocked)?;
-                        item = back;
-                    }
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            match self.try_send(&mut state, item, false) {
+                Ok(()) => return Ok(None),
+                Err((_, Blocked::Never(err))) => return Err(err),
+                Err((back, blocked)) => {
+                    self.may_wait(&blocked)?;
+                    item = back;
                 }
             }
-            self.waiting.fetch_add(1, Ordering::SeqCst);
-            WaitingHere(&self.waiting)
-        };
-        let _turn = self.turn.lock().await;
-        let _guard = guard;
-        self.send_in_turn(item).await
+        }
+        // Counted before the lock is let go, so that whoever comes later queues behind.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let guard = WaitingHere(&self.waiting);
+        // Boxed: the quick way stays small, and waiting costs more than a box.
+        Ok(Some(Box::pin(async move {
+            let _turn = self.turn.lock().await;
+            let _guard = guard;
+            self.send_in_turn(item).await
+        })))
     }
 
     fn may_wait(&self, blocked: &Blocked) -> Result<(), LinkError> {
@@ -245,8 +258,6 @@ impl PairInner {
             }
         }
         let out = Out::Message(Sending { pair: state.id, message, ask });
-        link.unaccepted.fetch_add(1, Ordering::AcqRel);
-        link.taken.fetch_add(1, Ordering::Relaxed);
         match link.lanes[state.lane as usize].send(out) {
             Ok(()) => {
                 state.messages += 1;
@@ -263,15 +274,20 @@ impl PairInner {
         }
     }
 
-    /// Takes credits that came over `link`. Returns how many messages they were for, and whether the
-    /// pair's number is free now.
-    pub(crate) fn credited(&self, link: &Link, messages: u32, bytes: u64) -> (u32, bool) {
+    /// Messages that were sent over `link`, which has ended, and not accepted as far as is known.
+    pub(crate) fn abandoned(&self, link: &Link) -> usize {
+        let state = self.state.lock();
+        let ours = state.link.as_deref().is_some_and(|ours| std::ptr::eq(ours, link));
+        if ours { state.messages as usize } else { 0 }
+    }
+
+    /// Takes credits that came over `link`. True if the pair's number is free now.
+    pub(crate) fn credited(&self, link: &Link, messages: u32, bytes: u64) -> bool {
         let mut state = self.state.lock();
         if !state.link.as_deref().is_some_and(|ours| std::ptr::eq(ours, link)) {
-            return (0, false);
+            return false;
         }
-        let counted = messages.min(state.messages);
-        state.messages -= counted;
+        state.messages -= messages.min(state.messages);
         state.bytes = if state.messages == 0 { 0 } else { state.bytes.saturating_sub(bytes) };
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.changed.notify_one();
@@ -280,6 +296,6 @@ impl PairInner {
         if free {
             state.link = None;
         }
-        (counted, free)
+        free
     }
 }

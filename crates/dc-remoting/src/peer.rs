@@ -59,7 +59,6 @@ impl Peer {
             if size > max {
                 return Err(LinkError::TooLarge { what: "call body", size, max, may_have_run: false });
             }
-            link.taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let out = Out::Call { service: service.0, body, ask };
             if link.lanes[Lane::Control as usize].send(out).is_err() {
                 return Err(LinkError::Unreachable { endpoint: link.endpoint.clone(), why: link.why() });

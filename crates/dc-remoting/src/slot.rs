@@ -227,7 +227,7 @@ async fn supervise(link: &Link) {
     let config = &link.shared.config;
     let mut ticks = tokio::time::interval(config.keepalive_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut unanswered, mut idle, mut taken) = (Duration::ZERO, Duration::ZERO, 0);
+    let (mut unanswered, mut idle) = (Duration::ZERO, Duration::ZERO);
     link.pong.store(true, Ordering::Release);
     loop {
         tokio::select! {
@@ -246,9 +246,8 @@ async fn supervise(link: &Link) {
         for pending in link.pending.iter() {
             pending.lock().sweep();
         }
-        let used = link.taken.load(Ordering::Relaxed);
-        idle = if used == taken && link.is_quiet() { idle + config.keepalive_interval } else { Duration::ZERO };
-        taken = used;
+        let used = link.used.swap(false, Ordering::Relaxed);
+        idle = if !used && link.is_quiet() { idle + config.keepalive_interval } else { Duration::ZERO };
         if idle >= config.idle_timeout {
             link.say_goodbye("idle").await;
             return;

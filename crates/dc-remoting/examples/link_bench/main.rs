@@ -12,7 +12,7 @@ use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -106,12 +106,70 @@ impl Drop for Server {
     }
 }
 
-fn server(kind: &str) -> (Server, String) {
-    let exe = std::env::current_exe().expect("own path");
-    let mut child = Command::new(exe).args(["server", kind]).stdout(Stdio::piped()).spawn().expect("starts its server");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("the server's address");
-    (Server(child), line.trim().to_owned())
+impl Server {
+    fn start(kind: &str) -> (Self, String) {
+        let exe = std::env::current_exe().expect("own path");
+        let mut child =
+            Command::new(exe).args(["server", kind]).stdout(Stdio::piped()).spawn().expect("starts its server");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("the server's address");
+        (Self(child), line.trim().to_owned())
+    }
+
+    /// Processor time that this process and the server have used, in seconds.
+    fn cpu(&self) -> f64 {
+        let ticks = |pid: &str| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // After the name, which ends with `)`: state is field 3, user and system time are 14 and 15.
+            let rest = stat.rsplit(')').next().unwrap_or_default();
+            rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>()
+        };
+        (ticks("self") + ticks(&self.0.id().to_string())) / 100.0
+    }
+}
+
+/// What to measure, and how long.
+struct Plan {
+    time: Duration,
+    filter: String,
+    /// One transport only, for profiling.
+    only: Option<String>,
+}
+
+impl Plan {
+    fn wants(&self, name: &str) -> bool {
+        name.contains(&self.filter)
+    }
+}
+
+const SIZES: [(usize, usize); 8] =
+    [(64, 1), (64, 64), (64, 512), (1024, 1), (1024, 64), (1024, 512), (65536, 1), (65536, 64)];
+
+/// All figures of one transport, by name.
+async fn measure(client: &impl Client, server: &Server, plan: &Plan) -> Vec<(String, f64)> {
+    let mut figures = Vec::new();
+    for (size, in_flight) in SIZES {
+        let name = format!("ask {size} B x {in_flight}");
+        if plan.wants(&name) {
+            let before = server.cpu();
+            let figure = asks(client, in_flight, size, plan.time).await;
+            let cpu = (server.cpu() - before) / (figure.rate * plan.time.as_secs_f64()) * 1e6;
+            figures.push((format!("{name}: /s"), figure.rate));
+            figures.push((format!("{name}: p50 us"), us(figure.p50)));
+            figures.push((format!("{name}: cpu us"), cpu));
+        }
+    }
+    for size in [64, 1024, 65536] {
+        let name = format!("one-way {size} B");
+        if plan.wants(&name) {
+            let before = server.cpu();
+            let rate = one_way(client, size, plan.time).await;
+            let cpu = (server.cpu() - before) / (rate * plan.time.as_secs_f64()) * 1e6;
+            figures.push((format!("{name}: /s"), rate));
+            figures.push((format!("{name}: cpu us"), cpu));
+        }
+    }
+    figures
 }
 
 #[tokio::main]
@@ -126,56 +184,41 @@ async fn main() {
         return;
     }
     let seconds: f64 = args.get(1).and_then(|arg| arg.parse().ok()).unwrap_or(2.0);
-    let filter = args.get(2).cloned().unwrap_or_default();
-    let time = Duration::from_secs_f64(seconds);
-    let (_raw_server, address) = server("raw");
-    let raw = raw_tcp::connect(&address).await;
-    let (_tonic_server, address) = server("tonic");
-    let bare = bare_tonic::connect(&address).await;
-    let (_link_server, address) = server("link");
+    let plan = Plan {
+        time: Duration::from_secs_f64(seconds),
+        filter: args.get(2).cloned().unwrap_or_default(),
+        only: args.get(3).cloned(),
+    };
+    let only = |name: &str| plan.only.as_deref().is_none_or(|only| only == name);
+    let (mut raw_figures, mut bare_figures) = (Vec::new(), Vec::new());
+    if only("raw") {
+        let (server, address) = Server::start("raw");
+        raw_figures = measure(&raw_tcp::connect(&address).await, &server, &plan).await;
+    }
+    if only("tonic") {
+        let (server, address) = Server::start("tonic");
+        bare_figures = measure(&bare_tonic::connect(&address).await, &server, &plan).await;
+    }
+    if !only("link") {
+        return;
+    }
+    let (server, address) = Server::start("link");
     let (link, large) = link::connect(&address).await;
-    let _: Instant = SystemClock.now();
-
+    let figures = measure(&link, &server, &plan).await;
     println!("{:<26} {:>12} {:>12} {:>12} {:>8} {:>8}", "", "raw TCP", "bare tonic", "link", "of raw", "of bare");
-    for (size, in_flight) in [(64, 1), (64, 64), (64, 512), (1024, 1), (1024, 64), (1024, 512), (65536, 1), (65536, 64)]
-    {
-        let name = format!("ask {size} B x {in_flight}");
-        if !name.contains(&filter) {
-            continue;
-        }
-        let (r, b, l) = (
-            asks(&raw, in_flight, size, time).await,
-            asks(&bare, in_flight, size, time).await,
-            asks(&link, in_flight, size, time).await,
-        );
-        row(&format!("{name} /s"), r.rate, b.rate, l.rate);
-        row(&format!("{name} p50 us"), us(r.p50), us(b.p50), us(l.p50));
+    for (n, (name, figure)) in figures.iter().enumerate() {
+        let raw = raw_figures.get(n).map_or(f64::NAN, |(_, figure)| *figure);
+        let bare = bare_figures.get(n).map_or(f64::NAN, |(_, figure)| *figure);
+        println!("{name:<26} {raw:>12.2} {bare:>12.2} {figure:>12.2} {:>8.2} {:>8.2}", figure / raw, figure / bare);
     }
-    for size in [64, 1024, 65536] {
-        let name = format!("one-way {size} B");
-        if !name.contains(&filter) {
-            continue;
-        }
-        let (r, b, l) =
-            (one_way(&raw, size, time).await, one_way(&bare, size, time).await, one_way(&link, size, time).await);
-        row(&format!("{name} /s"), r, b, l);
-    }
-    if "beside".contains(&filter) {
-        let idle = asks(&link, 1, 64, time).await;
-        let busy = beside_large(&link, &large, time).await;
-        let ratio = us(busy.p50) / us(idle.p50);
-        println!(
-            "64 B ask beside 1 MiB asks: p50 {:.0} us, idle {:.0} us, ratio {ratio:.2}",
-            us(busy.p50),
-            us(idle.p50)
-        );
+    if plan.wants("beside") {
+        let idle = asks(&link, 1, 64, plan.time).await;
+        let busy = beside_large(&link, &large, plan.time).await;
+        let (idle, busy) = (us(idle.p50), us(busy.p50));
+        println!("64 B ask beside 1 MiB asks: p50 {busy:.0} us, idle {idle:.0} us, ratio {:.2}", busy / idle);
     }
 }
 
 fn us(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
-}
-
-fn row(name: &str, raw: f64, bare: f64, link: f64) {
-    println!("{name:<26} {raw:>12.0} {bare:>12.0} {link:>12.0} {:>8.2} {:>8.2}", link / raw, link / bare);
 }

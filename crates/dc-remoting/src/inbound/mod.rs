@@ -10,7 +10,7 @@ mod writer;
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     PeerIdentity,
     remoting::Shared,
-    wire::{Credit, LaneKind, Outcome, Ping, Reply},
+    wire::{CreditRef, LaneKind, Outcome, Ping},
 };
 
 pub(crate) use accept::serve_connections;
@@ -45,11 +45,19 @@ pub(crate) struct InLink {
     lanes: Mutex<[Option<Arc<InLane>>; 3]>,
     closed: CancellationToken,
     why: OnceLock<Arc<str>>,
-    /// Bytes of messages that arrived and were not accepted yet.
+    /// Bytes of messages that arrived and whose credits were not sent back yet.
     unaccepted: AtomicUsize,
-    /// Bytes of answers that were not written yet.
-    backlog: AtomicUsize,
+    /// Asks and calls that were not answered yet, times [`ONE`], plus the bytes of answers not written yet.
+    work: AtomicU64,
     drained: Notify,
+}
+
+/// Two counters in one number, so that both move in one step: a count above, bytes below.
+const ONE: u64 = 1 << 40;
+
+/// The bytes of such a number.
+fn bytes_of(both: u64) -> usize {
+    (both & (ONE - 1)) as usize
 }
 
 fn slot(kind: LaneKind) -> usize {
@@ -70,7 +78,7 @@ impl InLink {
             closed: CancellationToken::new(),
             why: OnceLock::new(),
             unaccepted: AtomicUsize::new(0),
-            backlog: AtomicUsize::new(0),
+            work: AtomicU64::new(0),
             drained: Notify::new(),
         }
     }
@@ -85,8 +93,15 @@ impl InLink {
 
     /// Nothing that this node still owes the peer an answer for.
     pub(crate) fn is_quiet(&self) -> bool {
-        let answered = |lane: &Arc<InLane>| lane.unanswered.load(Ordering::Acquire) == 0;
-        self.lanes.lock().iter().flatten().all(answered) && self.backlog.load(Ordering::Acquire) == 0
+        self.work.load(Ordering::Acquire) == 0
+    }
+
+    /// Answers of so many bytes have left.
+    fn written(&self, bytes: usize) {
+        let before = bytes_of(self.work.fetch_sub(bytes as u64, Ordering::AcqRel));
+        if before > BACKLOG_HIGH / 2 && before - bytes <= BACKLOG_HIGH / 2 {
+            self.drained.notify_waiters();
+        }
     }
 
     /// Ends the link; the first reason stays and is told to the peer.
@@ -106,9 +121,17 @@ impl InLink {
     }
 }
 
+/// An answer on its way to the writer.
+struct Answering {
+    correlation: u64,
+    outcome: Outcome,
+    status: u32,
+    body: Bytes,
+}
+
 /// What the writer of a lane is given.
 enum Back {
-    Reply(Reply),
+    Reply(Answering),
     Pong(Ping),
     /// Credits wait to be sent.
     Nudge,
@@ -119,11 +142,10 @@ pub(crate) struct InLane {
     link: Arc<InLink>,
     kind: LaneKind,
     back: mpsc::UnboundedSender<Back>,
-    /// Asks or calls that were not answered yet.
-    unanswered: AtomicUsize,
+    /// Calls that were not answered yet.
+    calls: AtomicUsize,
     /// Pairs that credits are owed to, each once.
     owing: Mutex<Vec<Arc<PairIn>>>,
-    owed: AtomicUsize,
     /// Credits travel at once: nothing else is expected to take them along.
     eager: AtomicBool,
     nudged: AtomicBool,
@@ -135,30 +157,31 @@ impl InLane {
             link,
             kind,
             back,
-            unanswered: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
             owing: Mutex::default(),
-            owed: AtomicUsize::new(0),
             eager: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
         }
     }
 
     /// Queues the one answer to `correlation`. A large one goes over the bulk lane.
-    pub(crate) fn reply(&self, correlation: u64, outcome: Outcome, status: u32, body: Bytes) {
+    pub(crate) fn reply(&self, correlation: u64, mut outcome: Outcome, status: u32, mut body: Bytes) {
         let link = &*self.link;
-        let mut reply = Reply { correlation, outcome: outcome.into(), status, body, ..Reply::default() };
-        let cost = backlog_cost(&reply);
-        if link.backlog.fetch_add(cost, Ordering::AcqRel) + cost > BACKLOG_LIMIT && !reply.body.is_empty() {
-            tracing::warn!(peer = ?link.identity, bytes = reply.body.len(), "peer does not read its answers: one dropped");
-            link.backlog.fetch_sub(reply.body.len(), Ordering::AcqRel);
-            reply.body = Bytes::new();
-            reply.outcome = Outcome::Unanswered.into();
+        let cost = backlog_cost(body.len());
+        // One unanswered less, so many bytes more.
+        let before = link.work.fetch_add((cost as u64).wrapping_sub(ONE), Ordering::AcqRel);
+        if bytes_of(before) + cost > BACKLOG_LIMIT && !body.is_empty() {
+            tracing::warn!(peer = ?link.identity, bytes = body.len(), "peer does not read its answers: one dropped");
+            link.work.fetch_sub(body.len() as u64, Ordering::AcqRel);
+            (outcome, body) = (Outcome::Unanswered, Bytes::new());
         }
-        // After the backlog, so that a link is never seen quiet in between.
-        self.unanswered.fetch_sub(1, Ordering::AcqRel);
-        let bulk = if reply.body.len() > link.shared.config.bulk_threshold { link.bulk() } else { None };
+        if self.kind == LaneKind::Control {
+            self.calls.fetch_sub(1, Ordering::AcqRel);
+        }
+        let bulk = if body.len() > link.shared.config.bulk_threshold { link.bulk() } else { None };
         // A lane that has ended takes its answers with it.
-        let _ = bulk.as_deref().unwrap_or(self).back.send(Back::Reply(reply));
+        let _ =
+            bulk.as_deref().unwrap_or(self).back.send(Back::Reply(Answering { correlation, outcome, status, body }));
     }
 
     fn nudge(&self) {
@@ -167,55 +190,54 @@ impl InLane {
         }
     }
 
-    /// Moves what is owed into `credits`.
-    fn take_owed(&self, credits: &mut Vec<Credit>) {
-        if self.owed.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        let pairs = std::mem::take(&mut *self.owing.lock());
-        for pair in pairs {
-            pair.queued.store(false, Ordering::SeqCst);
-            let messages = pair.messages.swap(0, Ordering::SeqCst);
-            let bytes = pair.bytes.swap(0, Ordering::SeqCst);
-            self.owed.fetch_sub(bytes, Ordering::AcqRel);
-            if messages > 0 || bytes > 0 {
-                credits.push(Credit { pair: pair.id, messages, bytes: bytes as u64 });
+    /// Gives each credit that is owed to `send`.
+    fn take_owed(&self, mut send: impl FnMut(CreditRef)) {
+        let pairs = {
+            let mut owing = self.owing.lock();
+            if owing.is_empty() {
+                return;
             }
+            std::mem::take(&mut *owing)
+        };
+        let mut total = 0;
+        for pair in pairs {
+            let owed = pair.owed.swap(0, Ordering::AcqRel);
+            let bytes = bytes_of(owed);
+            total += bytes;
+            // At most what a window of 2 GiB holds in messages of 256 bytes.
+            send(CreditRef { pair: pair.id, messages: (owed / ONE) as u32, bytes: bytes as u64 });
         }
+        self.link.unaccepted.fetch_sub(total, Ordering::AcqRel);
     }
 }
 
 /// What an answer counts for while it waits to be written.
-fn backlog_cost(reply: &Reply) -> usize {
-    reply.body.len() + 64
+fn backlog_cost(body: usize) -> usize {
+    body + 64
 }
 
 /// What a lane knows of one pair: the credits that it owes it.
 pub(crate) struct PairIn {
     lane: Arc<InLane>,
     id: u32,
-    messages: AtomicU32,
-    bytes: AtomicUsize,
-    queued: AtomicBool,
+    /// Messages accepted and not credited yet, times [`ONE`], plus their bytes.
+    owed: AtomicU64,
 }
 
 impl PairIn {
     fn new(lane: Arc<InLane>, id: u32) -> Self {
-        Self { lane, id, messages: AtomicU32::new(0), bytes: AtomicUsize::new(0), queued: AtomicBool::new(false) }
+        Self { lane, id, owed: AtomicU64::new(0) }
     }
 
     /// One message was accepted: its credits go back, together with others where that costs little time.
     pub(crate) fn accepted(this: &Arc<Self>, cost: u32) {
-        let cost = cost as usize;
         let lane = &*this.lane;
-        lane.link.unaccepted.fetch_sub(cost, Ordering::AcqRel);
-        let owed = lane.owed.fetch_add(cost, Ordering::AcqRel) + cost;
-        this.messages.fetch_add(1, Ordering::SeqCst);
-        this.bytes.fetch_add(cost, Ordering::SeqCst);
-        if !this.queued.swap(true, Ordering::SeqCst) {
+        let before = this.owed.fetch_add(ONE + u64::from(cost), Ordering::AcqRel);
+        if before == 0 {
             lane.owing.lock().push(Arc::clone(this));
         }
-        if lane.eager.load(Ordering::Acquire) || owed > lane.link.shared.config.link_window / 8 {
+        let much = bytes_of(before) + cost as usize > lane.link.shared.config.link_window / 16;
+        if much || lane.eager.load(Ordering::Acquire) {
             lane.nudge();
         }
     }

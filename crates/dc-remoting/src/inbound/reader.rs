@@ -7,18 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
 use tonic::Streaming;
 
-use super::{BACKLOG_HIGH, Back, CREDIT_DELAY, InLane, PairIn, accept::Conn};
+use super::{BACKLOG_HIGH, Back, CREDIT_DELAY, InLane, ONE, PairIn, accept::Conn, bytes_of};
 use crate::{
     Accept, Incoming, Message, RemotingConfig, ReplyTo, ServiceId, Symbol,
-    wire::{Call, Chunk, Envelope, Frame, LaneKind},
+    wire::{Call, ChunkRef, EnvelopeRef, Fields, Goodbye, LaneKind, Malformed, Ping, SymbolDef, owned},
 };
 
-/// An envelope whose payload is still arriving.
+/// A message whose payload is still arriving.
 struct Assembly {
-    envelope: Envelope,
+    message: Message,
+    pair: u32,
+    correlation: u64,
     data: BytesMut,
     total: usize,
     cost: u32,
@@ -43,7 +46,7 @@ enum End {
 }
 
 /// Reads the lane until it ends, then closes its link.
-pub(super) async fn run(lane: Arc<InLane>, stream: Streaming<Frame>, conn: Arc<Conn>) {
+pub(super) async fn run(lane: Arc<InLane>, stream: Streaming<Bytes>, conn: Arc<Conn>) {
     let link = Arc::clone(&lane.link);
     let reader = Reader { lane, pairs: Vec::new(), symbols: Vec::new(), assemblies: HashMap::new() };
     let end = tokio::select! {
@@ -62,7 +65,7 @@ pub(super) async fn run(lane: Arc<InLane>, stream: Streaming<Frame>, conn: Arc<C
 }
 
 impl Reader {
-    async fn read(mut self, mut stream: Streaming<Frame>) -> End {
+    async fn read(mut self, mut stream: Streaming<Bytes>) -> End {
         let config = &self.lane.link.shared.config;
         let silence = config.keepalive_timeout + config.keepalive_interval;
         let control = self.lane.kind == LaneKind::Control;
@@ -87,9 +90,6 @@ impl Reader {
                 Ok(None) => return End::Gone("the peer closed it".into()),
                 Err(status) => return ended_by(&status),
             };
-            if let Some(goodbye) = &frame.goodbye {
-                return End::Goodbye(goodbye.why.chars().take(200).collect());
-            }
             if control {
                 tick.as_mut().reset(after(silence));
             } else if !armed {
@@ -97,8 +97,10 @@ impl Reader {
                 tick.as_mut().reset(after(CREDIT_DELAY));
                 armed = true;
             }
-            if let Err(why) = self.frame(frame) {
-                return End::Breach(why);
+            match self.frame(&frame) {
+                Ok(None) => {}
+                Ok(Some(goodbye)) => return End::Goodbye(goodbye),
+                Err(why) => return End::Breach(why),
             }
             self.wait_for_backlog().await;
         }
@@ -107,7 +109,7 @@ impl Reader {
     /// Nothing took the credits along so far: they leave now, and from now on at once.
     fn credits_due(&self) {
         self.lane.eager.store(true, Ordering::Release);
-        if self.lane.owed.load(Ordering::Acquire) > 0 {
+        if !self.lane.owing.lock().is_empty() {
             self.lane.nudge();
         }
     }
@@ -115,33 +117,44 @@ impl Reader {
     /// A peer that does not read its answers is not read from either (R5).
     async fn wait_for_backlog(&self) {
         let link = &self.lane.link;
-        while link.backlog.load(Ordering::Acquire) > BACKLOG_HIGH {
+        while bytes_of(link.work.load(Ordering::Acquire)) > BACKLOG_HIGH {
             let drained = link.drained.notified();
             let mut drained = pin!(drained);
             drained.as_mut().enable();
-            if link.backlog.load(Ordering::Acquire) > BACKLOG_HIGH / 2 {
+            if bytes_of(link.work.load(Ordering::Acquire)) > BACKLOG_HIGH / 2 {
                 drained.await;
             }
         }
     }
 
-    fn frame(&mut self, frame: Frame) -> Result<(), String> {
-        for symbol in frame.symbols {
-            self.define(symbol.number, symbol.text)?;
+    /// Handles the frame's fields in the order in which they stand. Gives the reason of a goodbye.
+    fn frame(&mut self, frame: &Bytes) -> Result<Option<String>, String> {
+        let wire = |err: Malformed| err.to_string();
+        let mut fields = Fields::of(frame);
+        while let Some((number, value)) = fields.next().map_err(wire)? {
+            match number {
+                3 => {
+                    let symbol = SymbolDef::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
+                    self.define(symbol.number, symbol.text)?;
+                }
+                4 => self.chunk(ChunkRef::read(value.bytes().map_err(wire)?).map_err(wire)?)?,
+                5 => self.envelope(frame, EnvelopeRef::read(value.bytes().map_err(wire)?).map_err(wire)?)?,
+                6 => {
+                    let call = frame.slice_ref(value.bytes().map_err(wire)?);
+                    self.call(Call::decode(call).map_err(|err| err.to_string())?)?;
+                }
+                9 => {
+                    let ping = Ping::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
+                    let _ = self.lane.back.send(Back::Pong(ping));
+                }
+                11 => {
+                    let goodbye = Goodbye::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
+                    return Ok(Some(goodbye.why.chars().take(200).collect()));
+                }
+                _ => {}
+            }
         }
-        for chunk in frame.chunks {
-            self.chunk(chunk)?;
-        }
-        for envelope in frame.envelopes {
-            self.envelope(envelope)?;
-        }
-        for call in frame.calls {
-            self.call(call)?;
-        }
-        if let Some(ping) = frame.ping {
-            let _ = self.lane.back.send(Back::Pong(ping));
-        }
-        Ok(())
+        Ok(None)
     }
 
     fn define(&mut self, number: u32, text: String) -> Result<(), String> {
@@ -155,7 +168,7 @@ impl Reader {
         Ok(())
     }
 
-    fn symbol(&self, number: u32, text: String) -> Result<Symbol, String> {
+    fn symbol(&self, number: u32, text: &str) -> Result<Symbol, String> {
         if number == 0 {
             if text.len() > RemotingConfig::MAX_SYMBOL {
                 return Err(format!("it names a kind or message with {} bytes", text.len()));
@@ -168,7 +181,36 @@ impl Reader {
             .ok_or_else(|| format!("it uses symbol {number}, which it did not define"))
     }
 
-    fn envelope(&mut self, mut envelope: Envelope) -> Result<(), String> {
+    fn envelope(&mut self, frame: &Bytes, envelope: EnvelopeRef<'_>) -> Result<(), String> {
+        let (size, cost) = self.admit(&envelope)?;
+        let message = Message {
+            to: envelope.to,
+            kind: self.symbol(envelope.kind, envelope.kind_text)?,
+            key: owned(frame, envelope.key),
+            message: self.symbol(envelope.message, envelope.message_text)?,
+            epoch: envelope.epoch,
+            from: owned(frame, envelope.from),
+            payload: if envelope.total == 0 { owned(frame, envelope.payload) } else { Bytes::new() },
+        };
+        let correlation = envelope.correlation;
+        let left = (correlation != 0).then(|| Duration::from_micros(envelope.left_us));
+        if envelope.total == 0 {
+            return self.deliver(message, envelope.pair, correlation, cost, left);
+        }
+        let deadline = left.map(|left| self.lane.link.shared.clock.now() + left);
+        let mut data = BytesMut::with_capacity(size);
+        data.extend_from_slice(envelope.payload);
+        let transfer = envelope.transfer;
+        let whole = data.len() >= size;
+        let assembly = Assembly { message, pair: envelope.pair, correlation, data, total: size, cost, deadline };
+        if whole || self.assemblies.insert(transfer, assembly).is_some() {
+            return Err(format!("it begins transfer {transfer} wrongly"));
+        }
+        Ok(())
+    }
+
+    /// Checks sizes and counts the message against the window. Gives its payload's size and its cost.
+    fn admit(&self, envelope: &EnvelopeRef<'_>) -> Result<(usize, u32), String> {
         if self.lane.kind == LaneKind::Control {
             return Err("it sends a message over the control lane".into());
         }
@@ -188,54 +230,38 @@ impl Reader {
             return Err(format!("it sends {unaccepted} bytes into a window of {}", config.link_window));
         }
         // Bounded by the window just checked.
-        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        let left = (envelope.correlation != 0).then(|| Duration::from_micros(envelope.left_us));
-        if envelope.total == 0 {
-            return self.deliver(envelope, cost, left);
-        }
-        let deadline = left.map(|left| link.shared.clock.now() + left);
-        let mut data = BytesMut::with_capacity(size);
-        data.extend_from_slice(&std::mem::take(&mut envelope.payload));
-        let transfer = envelope.transfer;
-        let assembly = Assembly { envelope, data, total: size, cost, deadline };
-        if assembly.data.len() >= size || self.assemblies.insert(transfer, assembly).is_some() {
-            return Err(format!("it begins transfer {transfer} wrongly"));
-        }
-        Ok(())
+        Ok((size, u32::try_from(cost).unwrap_or(u32::MAX)))
     }
 
-    fn chunk(&mut self, chunk: Chunk) -> Result<(), String> {
+    fn chunk(&mut self, chunk: ChunkRef<'_>) -> Result<(), String> {
         let Some(assembly) = self.assemblies.get_mut(&chunk.transfer) else {
             return Err(format!("it continues transfer {}, which it did not begin", chunk.transfer));
         };
         if assembly.data.len() + chunk.data.len() > assembly.total || chunk.data.is_empty() {
             return Err(format!("transfer {} does not keep to its size", chunk.transfer));
         }
-        assembly.data.extend_from_slice(&chunk.data);
+        assembly.data.extend_from_slice(chunk.data);
         if assembly.data.len() < assembly.total {
             return Ok(());
         }
-        let Some(Assembly { mut envelope, data, cost, deadline, .. }) = self.assemblies.remove(&chunk.transfer) else {
-            return Ok(());
-        };
-        envelope.payload = data.freeze();
+        let Some(done) = self.assemblies.remove(&chunk.transfer) else { return Ok(()) };
+        let message = Message { payload: done.data.freeze(), ..done.message };
         let now = self.lane.link.shared.clock.now();
-        self.deliver(envelope, cost, deadline.map(|at| at.saturating_duration_since(now)))
+        let left = done.deadline.map(|at| at.saturating_duration_since(now));
+        self.deliver(message, done.pair, done.correlation, done.cost, left)
     }
 
-    fn deliver(&mut self, envelope: Envelope, cost: u32, left: Option<Duration>) -> Result<(), String> {
-        let accept = Accept::new(self.pair(envelope.pair)?, cost);
+    fn deliver(
+        &mut self,
+        message: Message,
+        pair: u32,
+        correlation: u64,
+        cost: u32,
+        left: Option<Duration>,
+    ) -> Result<(), String> {
+        let accept = Accept::new(self.pair(pair)?, cost);
         let limit = self.lane.link.shared.config.max_payload;
-        let reply = (envelope.correlation != 0).then(|| self.reply_to(envelope.correlation, limit));
-        let message = Message {
-            to: envelope.to,
-            kind: self.symbol(envelope.kind, envelope.kind_text)?,
-            key: envelope.key,
-            message: self.symbol(envelope.message, envelope.message_text)?,
-            epoch: envelope.epoch,
-            from: envelope.from,
-            payload: envelope.payload,
-        };
+        let reply = (correlation != 0).then(|| self.reply_to(correlation, limit));
         let link = &self.lane.link;
         match (reply, link.shared.services.get_receiver()) {
             (Some(reply), _) if left.is_none_or(|left| left.is_zero()) => reply.expired(),
@@ -274,7 +300,7 @@ impl Reader {
             return Err(format!("it makes a call with {} bytes, {limit} are allowed", call.body.len()));
         }
         let reply = self.reply_to(call.correlation, limit);
-        if self.lane.unanswered.load(Ordering::Acquire) > link.shared.config.max_asks {
+        if self.lane.calls.fetch_add(1, Ordering::AcqRel) >= link.shared.config.max_asks {
             reply.not_run("too many calls are unanswered");
             return Ok(());
         }
@@ -289,7 +315,7 @@ impl Reader {
     }
 
     fn reply_to(&self, correlation: u64, limit: usize) -> ReplyTo {
-        self.lane.unanswered.fetch_add(1, Ordering::AcqRel);
+        self.lane.link.work.fetch_add(ONE, Ordering::AcqRel);
         ReplyTo::new(Arc::clone(&self.lane), correlation, limit)
     }
 }

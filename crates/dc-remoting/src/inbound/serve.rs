@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::{
     Request, Response, Status, Streaming,
@@ -21,7 +22,7 @@ use super::{InLane, InLink, accept::Conn, reader, slot, writer::BackStream};
 use crate::{
     RemotingConfig,
     remoting::Shared,
-    wire::{Frame, FrameCodec, PATH, SERVICE_NAME, read_hello, welcome_frame},
+    wire::{FrameCodec, OutFrame, PATH, SERVICE_NAME, read_hello, welcome_frame},
 };
 
 /// Serves the one method of `multidc.link.v1.Link`.
@@ -73,12 +74,12 @@ struct TakeLane {
     conn: Arc<Conn>,
 }
 
-impl StreamingService<Frame> for TakeLane {
-    type Response = Frame;
+impl StreamingService<Bytes> for TakeLane {
+    type Response = OutFrame;
     type ResponseStream = BackStream;
     type Future = Pin<Box<dyn Future<Output = Result<Response<BackStream>, Status>> + Send>>;
 
-    fn call(&mut self, request: Request<Streaming<Frame>>) -> Self::Future {
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let (shared, conn) = (Arc::clone(&self.shared), Arc::clone(&self.conn));
         Box::pin(async move {
             let taken = take(&shared, &conn, request.into_inner()).await;
@@ -92,7 +93,7 @@ impl StreamingService<Frame> for TakeLane {
 }
 
 /// Reads the hello and opens the lane. The connection's own time limit bounds the wait for it.
-async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Frame>) -> Result<BackStream, Status> {
+async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Bytes>) -> Result<BackStream, Status> {
     if conn.taken.swap(true, Ordering::AcqRel) {
         return Err(Status::failed_precondition("it opens a second lane on one connection"));
     }

@@ -7,37 +7,41 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::{BACKLOG_HIGH, Back, InLane, backlog_cost};
-use crate::wire::{Chunk, Frame, Goodbye, Reply};
+use super::{Answering, Back, InLane, backlog_cost};
+use crate::wire::{ChunkRef, Frame, Goodbye, OutFrame, ReplyRef};
 
 /// Entries taken from the queue at once.
-const BATCH: usize = 256;
+const BATCH: usize = 128;
 
-/// A frame takes no further answers once it holds this many bytes.
-const FRAME_BYTES: usize = 64 << 10;
+/// A frame is closed once it holds this many bytes.
+const FRAME_BYTES: usize = 32 << 10;
+
+/// Bodies up to this size are copied into their frame; larger ones follow it as they are.
+const COPIED: usize = 4 << 10;
 
 /// A large answer on its way, piece by piece.
 struct Transfer {
     number: u32,
-    head: Option<Reply>,
-    rest: Bytes,
+    answer: Answering,
+    sent: usize,
 }
 
 /// The stream that tonic writes to the dialler.
 pub(crate) struct BackStream {
     lane: Arc<InLane>,
     queue: mpsc::UnboundedReceiver<Back>,
-    /// Taken from the queue and not sent yet, last first.
     taken: Vec<Back>,
+    /// The frame being filled.
+    filling: BytesMut,
+    ready: VecDeque<OutFrame>,
     transfers: VecDeque<Transfer>,
     next_transfer: u32,
-    first: Option<Frame>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
 }
@@ -49,98 +53,113 @@ impl BackStream {
             lane,
             queue,
             taken: Vec::with_capacity(BATCH),
+            filling: BytesMut::with_capacity(8 << 10),
+            ready: VecDeque::from([welcome.into()]),
             transfers: VecDeque::new(),
             next_transfer: 0,
-            first: Some(welcome),
             closed,
             ended: false,
         }
     }
 
-    /// Fills `frame` from what was taken, up to its size.
-    fn pack(&mut self, frame: &mut Frame) {
-        let chunk = self.lane.link.shared.config.chunk;
-        let (mut bytes, mut written) = (0, 0);
-        while bytes < FRAME_BYTES {
-            match self.taken.pop() {
-                None => break,
-                Some(Back::Nudge) => self.lane.nudged.store(false, Ordering::Release),
-                Some(Back::Pong(ping)) => frame.pong = Some(ping),
-                Some(Back::Reply(mut reply)) if reply.body.len() > chunk => {
-                    self.next_transfer = self.next_transfer.wrapping_add(1);
-                    let rest = std::mem::take(&mut reply.body);
-                    reply.total = rest.len() as u64;
-                    reply.transfer = self.next_transfer;
-                    written += 64;
-                    self.transfers.push_back(Transfer { number: reply.transfer, head: Some(reply), rest });
-                }
-                Some(Back::Reply(reply)) => {
-                    bytes += reply.body.len() + 16;
-                    written += backlog_cost(&reply);
-                    frame.replies.push(reply);
-                }
+    /// Packs all that was taken, what is owed, and one piece of a large answer, into frames.
+    fn pack(&mut self) {
+        let mut written = 0;
+        let mut taken = std::mem::take(&mut self.taken);
+        for back in taken.drain(..) {
+            match back {
+                Back::Nudge => self.lane.nudged.store(false, Ordering::Release),
+                Back::Pong(ping) => prost::encoding::message::encode(10, &ping, &mut self.filling),
+                Back::Reply(answer) => written += self.answer(answer),
             }
         }
-        if bytes < FRAME_BYTES {
-            written += self.next_piece(frame, chunk);
+        self.taken = taken;
+        written += self.next_piece();
+        self.lane.take_owed(|credit| credit.write(&mut self.filling));
+        if !self.filling.is_empty() {
+            self.cut(Bytes::new());
         }
-        self.lane.take_owed(&mut frame.credits);
-        self.written(written);
+        if written > 0 {
+            self.lane.link.written(written);
+        }
     }
 
-    /// Adds one piece of the transfer whose turn it is. Returns its bytes.
-    fn next_piece(&mut self, frame: &mut Frame, chunk: usize) -> usize {
-        let Some(mut transfer) = self.transfers.pop_front() else { return 0 };
-        let piece = transfer.rest.split_to(chunk.min(transfer.rest.len()));
-        let bytes = piece.len();
-        match transfer.head.take() {
-            Some(head) => frame.replies.push(Reply { body: piece, ..head }),
-            None => frame.chunks.push(Chunk { transfer: transfer.number, data: piece }),
+    /// Closes the frame being filled.
+    fn cut(&mut self, tail: Bytes) {
+        let head = self.filling.split();
+        self.ready.push_back(OutFrame { head, tail });
+    }
+
+    /// Packs an answer, or takes it up as a transfer. Returns what it counted for in the backlog and no longer does.
+    fn answer(&mut self, answer: Answering) -> usize {
+        let cost = backlog_cost(answer.body.len());
+        if answer.body.len() > self.lane.link.shared.config.chunk {
+            self.next_transfer = self.next_transfer.wrapping_add(1);
+            self.transfers.push_back(Transfer { number: self.next_transfer, answer, sent: 0 });
+            return backlog_cost(0);
         }
-        if !transfer.rest.is_empty() {
+        let reply = ReplyRef { correlation: answer.correlation, ..ReplyRef::default() };
+        let reply = ReplyRef { outcome: answer.outcome.into(), status: answer.status, body: &answer.body, ..reply };
+        self.write(reply, &answer.body);
+        cost
+    }
+
+    fn write(&mut self, reply: ReplyRef<'_>, body: &Bytes) {
+        if body.len() > COPIED {
+            reply.write(&mut self.filling, Some(body.len()));
+            self.cut(body.clone());
+            return;
+        }
+        reply.write(&mut self.filling, None);
+        if self.filling.len() >= FRAME_BYTES {
+            self.cut(Bytes::new());
+        }
+    }
+
+    /// Writes one piece of the transfer whose turn it is. Returns its bytes.
+    fn next_piece(&mut self) -> usize {
+        let Some(mut transfer) = self.transfers.pop_front() else { return 0 };
+        let Answering { correlation, outcome, status, ref body } = transfer.answer;
+        let end = body.len().min(transfer.sent + self.lane.link.shared.config.chunk);
+        let piece = body.slice(transfer.sent..end);
+        if transfer.sent == 0 {
+            let total = body.len() as u64;
+            let (outcome, transfer) = (outcome.into(), transfer.number);
+            self.write(ReplyRef { correlation, outcome, status, body: &piece, total, transfer }, &piece);
+        } else {
+            ChunkRef::write_head(transfer.number, piece.len(), &mut self.filling);
+            self.cut(piece.clone());
+        }
+        transfer.sent = end;
+        if end < transfer.answer.body.len() {
             self.transfers.push_back(transfer);
         }
-        bytes
-    }
-
-    fn written(&self, bytes: usize) {
-        let link = &self.lane.link;
-        let before = link.backlog.fetch_sub(bytes, Ordering::AcqRel);
-        if before > BACKLOG_HIGH / 2 && before - bytes <= BACKLOG_HIGH / 2 {
-            link.drained.notify_waiters();
-        }
+        piece.len()
     }
 }
 
 impl Stream for BackStream {
-    type Item = Result<Frame, Status>;
+    type Item = Result<OutFrame, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        if let Some(welcome) = this.first.take() {
-            return Poll::Ready(Some(Ok(welcome)));
-        }
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        if this.closed.as_mut().poll(cx).is_ready() {
-            this.ended = true;
-            let why = this.lane.link.why().to_string();
-            return Poll::Ready(Some(Ok(Frame { goodbye: Some(Goodbye { why }), ..Frame::default() })));
-        }
         loop {
-            if this.taken.is_empty() {
-                match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
-                    Poll::Ready(0) => return Poll::Ready(None),
-                    Poll::Ready(_) => this.taken.reverse(),
-                    Poll::Pending if this.transfers.is_empty() => return Poll::Pending,
-                    Poll::Pending => {}
-                }
-            }
-            let mut frame = Frame::default();
-            this.pack(&mut frame);
-            if !frame.is_empty() {
+            if let Some(frame) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
+            }
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            if this.closed.as_mut().poll(cx).is_ready() {
+                this.ended = true;
+                let why = this.lane.link.why().to_string();
+                let goodbye = Frame { goodbye: Some(Goodbye { why }), ..Frame::default() };
+                return Poll::Ready(Some(Ok(goodbye.into())));
+            }
+            match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
+                Poll::Ready(0) => return Poll::Ready(None),
+                Poll::Pending if this.transfers.is_empty() => return Poll::Pending,
+                Poll::Ready(_) | Poll::Pending => this.pack(),
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Opening a link: three connections, three handshakes, then its tasks.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak, atomic::AtomicBool};
 
+use bytes::Bytes;
 use dc_core::Endpoint;
 use futures::future::try_join3;
 use tokio::sync::mpsc;
@@ -22,13 +23,21 @@ use super::{
 use crate::{
     LinkError, PeerIdentity, RemotingConfig,
     remoting::Shared,
-    wire::{Frame, FrameCodec, Grant, LaneKind, PATH, hello_frame, read_welcome},
+    wire::{FrameCodec, Grant, LaneKind, PATH, hello_frame, read_welcome},
 };
+
+/// What the lanes of one link share before there is a link.
+#[derive(Clone)]
+struct Parts {
+    pending: Arc<[Pending; 3]>,
+    link: Arc<OnceLock<Weak<Link>>>,
+    used: Arc<AtomicBool>,
+}
 
 struct Opened {
     queue: mpsc::UnboundedSender<Out>,
     writer: Arc<OutLane>,
-    stream: Streaming<Frame>,
+    stream: Streaming<Bytes>,
     identity: PeerIdentity,
     grant: Grant,
     channel: Channel,
@@ -45,7 +54,9 @@ pub(crate) async fn dial(shared: &Arc<Shared>, endpoint: &Endpoint) -> Result<Ar
     let pending: Arc<[Pending; 3]> = Arc::new(std::array::from_fn(|_| Pending::new(max_asks)));
     let back: Arc<OnceLock<Weak<Link>>> = Arc::default();
     let limit = shared.config.connect_timeout + shared.config.handshake_timeout;
-    let open = |lane| open_lane(shared, endpoint, lane, number, Arc::clone(&pending), Arc::clone(&back));
+    let used = Arc::new(AtomicBool::new(true));
+    let parts = Parts { pending: Arc::clone(&pending), link: Arc::clone(&back), used: Arc::clone(&used) };
+    let open = |lane| open_lane(shared, endpoint, lane, number, parts.clone());
     let opened = tokio::time::timeout(limit, try_join3(open(Lane::Control), open(Lane::User), open(Lane::Bulk)))
         .await
         .map_err(|_| unreachable_at(endpoint, &format!("no handshake in {limit:?}")))?;
@@ -55,15 +66,8 @@ pub(crate) async fn dial(shared: &Arc<Shared>, endpoint: &Endpoint) -> Result<Ar
     }
     let lanes = [control.queue, user.queue, bulk.queue];
     let writers = [control.writer, user.writer, bulk.writer];
-    let link = Link::new(
-        Arc::clone(shared),
-        endpoint.clone(),
-        control.identity,
-        control.grant,
-        lanes,
-        Arc::clone(&pending),
-        writers,
-    );
+    let link =
+        Link::new(Arc::clone(shared), endpoint.clone(), control.identity, control.grant, lanes, pending, writers, used);
     let link = Arc::new(link);
     // Set once, here.
     let _ = back.set(Arc::downgrade(&link));
@@ -105,8 +109,7 @@ async fn open_lane(
     endpoint: &Endpoint,
     lane: Lane,
     number: u128,
-    pending: Arc<[Pending; 3]>,
-    link: Arc<OnceLock<Weak<Link>>>,
+    parts: Parts,
 ) -> Result<Opened, LinkError> {
     let config = &shared.config;
     let target = target(config, endpoint, lane).map_err(|err| unreachable_at(endpoint, &chain(&err)))?;
@@ -127,8 +130,9 @@ async fn open_lane(
         lane,
         hello: hello_frame(&local, number, kind),
         queue: rx,
-        pending,
-        link,
+        pending: parts.pending,
+        link: parts.link,
+        used: parts.used,
     }));
     let shake = handshake(channel.clone(), OutStream(Arc::clone(&writer)));
     let (stream, welcome) = tokio::time::timeout(config.handshake_timeout, shake)
@@ -140,7 +144,7 @@ async fn open_lane(
     Ok(Opened { queue, writer, stream, identity, grant, channel })
 }
 
-async fn handshake(channel: Channel, out: OutStream) -> Result<(Streaming<Frame>, Frame), Status> {
+async fn handshake(channel: Channel, out: OutStream) -> Result<(Streaming<Bytes>, Bytes), Status> {
     let mut grpc = Grpc::new(channel).max_decoding_message_size(RemotingConfig::MAX_FRAME);
     grpc.ready().await.map_err(|err| Status::unavailable(chain(&err)))?;
     let response = grpc.streaming(Request::new(out), PathAndQuery::from_static(PATH), FrameCodec).await?;

@@ -36,10 +36,10 @@ pub(crate) struct Link {
     /// Bytes that may still be sent before something is accepted.
     pub(crate) window: Semaphore,
     pub(crate) pairs: Mutex<Pairs>,
-    /// Messages sent and not known to be accepted.
+    /// Messages that were sent and not known to be accepted when the link ended.
     pub(crate) unaccepted: AtomicUsize,
-    /// Messages and calls ever taken: tells whether the link is used.
-    pub(crate) taken: AtomicU64,
+    /// Set by the writers whenever something leaves.
+    pub(crate) used: Arc<AtomicBool>,
     /// A pong came since this was last cleared.
     pub(crate) pong: AtomicBool,
     rtt_ns: AtomicU64,
@@ -84,6 +84,7 @@ impl Link {
         lanes: [mpsc::UnboundedSender<Out>; 3],
         pending: Arc<[Pending; 3]>,
         writers: [Arc<OutLane>; 3],
+        used: Arc<AtomicBool>,
     ) -> Self {
         Self {
             shared,
@@ -96,7 +97,7 @@ impl Link {
             writers,
             pairs: Mutex::default(),
             unaccepted: AtomicUsize::new(0),
-            taken: AtomicU64::new(0),
+            used,
             pong: AtomicBool::new(false),
             rtt_ns: AtomicU64::new(0),
             refuses: AtomicBool::new(false),
@@ -149,6 +150,7 @@ impl Link {
         }
         let pairs = std::mem::take(&mut *self.pairs.lock());
         for pair in pairs.slots.into_iter().flatten() {
+            self.unaccepted.fetch_add(pair.abandoned(self), Ordering::AcqRel);
             pair.changed.notify_one();
         }
     }
@@ -202,6 +204,6 @@ impl Link {
 
     /// Nothing is on its way and nobody waits.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.unanswered() == 0 && self.unaccepted.load(Ordering::Acquire) == 0
+        self.unanswered() == 0 && self.window.available_permits() == self.grant.link_window
     }
 }

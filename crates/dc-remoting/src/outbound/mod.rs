@@ -1,9 +1,11 @@
 //! The dialling side: one [`Link`] is three lanes to one node, from handshake to end.
 //!
-//! Reading order: [`link`], [`ask`] (one waiting asker), [`pending`] (correlation), [`writer`], [`reader`], [`dial`].
+//! Reading order: [`link`], [`ask`] (one waiting asker), [`pending`] (correlation), [`writer`] with [`interner`],
+//! [`reader`], [`dial`].
 
 mod ask;
 mod dial;
+mod interner;
 mod link;
 mod pending;
 mod reader;

@@ -6,18 +6,25 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use prost::Message;
 use tonic::Streaming;
 
-use super::{Link, ask::Ask, pending::lane_of};
+use super::{
+    Link,
+    ask::Ask,
+    pending::{Locked, lane_of},
+};
 use crate::{
     Answer, LinkError,
-    wire::{Frame, Outcome, Reply},
+    wire::{ChunkRef, CreditRef, Fields, Goodbye, Malformed, Outcome, Ping, ReplyRef, owned},
 };
 
 /// An answer whose body is still arriving.
 struct Assembly {
-    reply: Reply,
+    correlation: u64,
+    outcome: i32,
+    status: u32,
     data: BytesMut,
     total: usize,
 }
@@ -25,29 +32,35 @@ struct Assembly {
 struct Reader {
     link: Arc<Link>,
     assemblies: HashMap<u32, Assembly>,
-    /// Askers found for the frame at hand; kept for its capacity.
-    found: Vec<(Ask, Reply)>,
 }
 
 /// Reads the lane until it or its link ends, then closes the link.
-pub(super) async fn run(link: Arc<Link>, stream: Streaming<Frame>) {
-    let reader = Reader { link: Arc::clone(&link), assemblies: HashMap::new(), found: Vec::new() };
+pub(super) async fn run(link: Arc<Link>, stream: Streaming<Bytes>) {
+    let reader = Reader { link: Arc::clone(&link), assemblies: HashMap::new() };
     let why = tokio::select! {
-        () = link.closed() => return,
+        biased;
         why = reader.read(stream) => why,
+        () = link.closed() => return,
     };
     link.close(&why);
 }
 
+/// What one frame gives, to be handed out once it is read.
+#[derive(Default)]
+struct Found<'a> {
+    asks: Vec<(Ask, ReplyRef<'a>)>,
+    credited: u64,
+}
+
 impl Reader {
-    async fn read(mut self, mut stream: Streaming<Frame>) -> String {
+    async fn read(mut self, mut stream: Streaming<Bytes>) -> String {
         loop {
             let frame = match stream.message().await {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return "the peer closed it".into(),
                 Err(status) => return format!("connection lost: {}", status.message()),
             };
-            if let Err(why) = self.frame(frame) {
+            if let Err(why) = self.frame(&frame) {
                 tracing::warn!(peer = ?self.link.identity, why, "link closed");
                 return why;
             }
@@ -57,36 +70,61 @@ impl Reader {
         }
     }
 
-    fn frame(&mut self, frame: Frame) -> Result<(), String> {
-        for chunk in frame.chunks {
-            let limit = self.limit();
-            let Some(assembly) = self.assemblies.get_mut(&chunk.transfer) else {
-                return Err(format!("it continues transfer {}, which it did not begin", chunk.transfer));
-            };
-            if assembly.data.len() + chunk.data.len() > assembly.total.min(limit) || chunk.data.is_empty() {
-                return Err(format!("transfer {} does not keep to its size", chunk.transfer));
+    fn frame(&mut self, frame: &Bytes) -> Result<(), String> {
+        let link = Arc::clone(&self.link);
+        let mut found = Found::default();
+        let read = self.fields(&link, frame, &mut found);
+        for (ask, reply) in found.asks {
+            let body = owned(frame, reply.body);
+            ask.finish(result(&link, reply.outcome, reply.status, body));
+        }
+        give_back(&link, found.credited);
+        read
+    }
+
+    fn fields<'a>(&mut self, link: &'a Link, frame: &'a Bytes, found: &mut Found<'a>) -> Result<(), String> {
+        // Held from one reply to the next, as nearly always all belong to one table.
+        let mut table: Option<(usize, Locked<'a>)> = None;
+        let mut fields = Fields::of(frame);
+        let wire = |err: Malformed| err.to_string();
+        while let Some((number, value)) = fields.next().map_err(wire)? {
+            match number {
+                4 => self.chunk(ChunkRef::read(value.bytes().map_err(wire)?).map_err(wire)?)?,
+                7 => {
+                    let reply = ReplyRef::read(value.bytes().map_err(wire)?).map_err(wire)?;
+                    if reply.total != 0 || reply.body.len() > self.limit() {
+                        table = None;
+                        self.begin(reply)?;
+                        continue;
+                    }
+                    let lane = lane_of(reply.correlation);
+                    let Some(pending) = link.pending.get(lane) else { continue };
+                    if table.as_ref().is_none_or(|(held, _)| *held != lane) {
+                        table = None;
+                    }
+                    let (_, locked) = table.get_or_insert_with(|| (lane, pending.lock()));
+                    if let Some(ask) = locked.remove(reply.correlation) {
+                        found.asks.push((ask, reply));
+                    }
+                }
+                8 => {
+                    table = None;
+                    let credit = CreditRef::read(value.bytes().map_err(wire)?).map_err(wire)?;
+                    found.credited += credit.bytes;
+                    credit_pair(link, credit.pair, credit.messages, credit.bytes);
+                }
+                10 => {
+                    let pong = Ping::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
+                    self.pong(pong.nonce);
+                }
+                11 => {
+                    let goodbye = Goodbye::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
+                    let why: String = goodbye.why.chars().take(200).collect();
+                    table = None;
+                    link.close(&format!("the peer said goodbye: {why}"));
+                }
+                _ => {}
             }
-            assembly.data.extend_from_slice(&chunk.data);
-            if assembly.data.len() == assembly.total
-                && let Some(Assembly { mut reply, data, .. }) = self.assemblies.remove(&chunk.transfer)
-            {
-                reply.body = data.freeze();
-                self.find(reply);
-            }
-        }
-        self.replies(frame.replies)?;
-        let mut bytes = 0;
-        for entry in &frame.credits {
-            bytes += entry.bytes;
-            credit_pair(&self.link, entry.pair, entry.messages, entry.bytes);
-        }
-        give_back(&self.link, bytes);
-        if let Some(pong) = frame.pong {
-            self.pong(pong.nonce);
-        }
-        if let Some(goodbye) = frame.goodbye {
-            let why: String = goodbye.why.chars().take(200).collect();
-            self.link.close(&format!("the peer said goodbye: {why}"));
         }
         Ok(())
     }
@@ -96,46 +134,46 @@ impl Reader {
         config.max_payload.max(config.max_call_body).max(self.link.grant.max_payload)
     }
 
-    fn replies(&mut self, replies: Vec<Reply>) -> Result<(), String> {
+    /// The first piece of a large answer.
+    fn begin(&mut self, reply: ReplyRef<'_>) -> Result<(), String> {
         let limit = self.limit();
-        for mut reply in replies {
-            let size = usize::try_from(reply.total).unwrap_or(usize::MAX).max(reply.body.len());
-            if size > limit {
-                return Err(format!("it answers with {size} bytes, {limit} are allowed"));
-            }
-            if reply.total == 0 {
-                self.find(reply);
-                continue;
-            }
-            // Each transfer belongs to one unanswered ask, so their number is bounded by what was asked.
-            if self.assemblies.len() > self.link.unanswered() {
-                return Err("it begins more answers than it was asked for".into());
-            }
-            let mut data = BytesMut::with_capacity(size);
-            data.extend_from_slice(&std::mem::take(&mut reply.body));
-            let transfer = reply.transfer;
-            if data.len() >= size || self.assemblies.insert(transfer, Assembly { reply, data, total: size }).is_some() {
-                return Err(format!("it begins transfer {transfer} wrongly"));
-            }
+        let total = usize::try_from(reply.total).unwrap_or(usize::MAX).max(reply.body.len());
+        if total > limit {
+            return Err(format!("it answers with {total} bytes, {limit} are allowed"));
         }
-        self.finish();
+        // Each transfer belongs to one unanswered ask, so their number is bounded by what was asked.
+        if self.assemblies.len() > self.link.unanswered() {
+            return Err("it begins more answers than it was asked for".into());
+        }
+        let mut data = BytesMut::with_capacity(total);
+        data.extend_from_slice(reply.body);
+        let ReplyRef { correlation, outcome, status, transfer, .. } = reply;
+        let whole = data.len() >= total;
+        let assembly = Assembly { correlation, outcome, status, data, total };
+        if whole || self.assemblies.insert(transfer, assembly).is_some() {
+            return Err(format!("it begins transfer {transfer} wrongly"));
+        }
         Ok(())
     }
 
-    fn find(&mut self, reply: Reply) {
-        let Some(pending) = self.link.pending.get(lane_of(reply.correlation)) else { return };
-        let ask = pending.lock().remove(reply.correlation);
+    fn chunk(&mut self, chunk: ChunkRef<'_>) -> Result<(), String> {
+        let Some(assembly) = self.assemblies.get_mut(&chunk.transfer) else {
+            return Err(format!("it continues transfer {}, which it did not begin", chunk.transfer));
+        };
+        if assembly.data.len() + chunk.data.len() > assembly.total || chunk.data.is_empty() {
+            return Err(format!("transfer {} does not keep to its size", chunk.transfer));
+        }
+        assembly.data.extend_from_slice(chunk.data);
+        if assembly.data.len() < assembly.total {
+            return Ok(());
+        }
+        let Some(done) = self.assemblies.remove(&chunk.transfer) else { return Ok(()) };
+        let Some(pending) = self.link.pending.get(lane_of(done.correlation)) else { return Ok(()) };
+        let ask = pending.lock().remove(done.correlation);
         if let Some(ask) = ask {
-            self.found.push((ask, reply));
+            ask.finish(result(&self.link, done.outcome, done.status, done.data.freeze()));
         }
-    }
-
-    /// Wakes the askers, after the table is free again.
-    fn finish(&mut self) {
-        let link = &self.link;
-        for (ask, reply) in self.found.drain(..) {
-            ask.finish(result(link, reply));
-        }
+        Ok(())
     }
 
     fn pong(&self, sent_ns: u64) {
@@ -147,12 +185,12 @@ impl Reader {
     }
 }
 
-fn result(link: &Link, reply: Reply) -> Result<Answer, LinkError> {
+fn result(link: &Link, outcome: i32, status: u32, body: Bytes) -> Result<Answer, LinkError> {
     let endpoint = || link.endpoint.clone();
-    match Outcome::try_from(reply.outcome) {
-        Ok(Outcome::Answered) => Ok(Answer { status: reply.status, body: reply.body }),
+    match Outcome::try_from(outcome) {
+        Ok(Outcome::Answered) => Ok(Answer { status, body }),
         Ok(Outcome::NotRun) => {
-            Err(LinkError::NotRun { endpoint: endpoint(), why: String::from_utf8_lossy(&reply.body).into() })
+            Err(LinkError::NotRun { endpoint: endpoint(), why: String::from_utf8_lossy(&body).into() })
         }
         Ok(Outcome::Expired) => {
             Err(LinkError::Timeout { endpoint: endpoint(), after: Duration::ZERO, may_have_run: false })
@@ -170,20 +208,17 @@ pub(super) fn credit(link: &Link, pair: u32, messages: u32, bytes: u64) {
 }
 
 fn give_back(link: &Link, bytes: u64) {
+    if bytes == 0 {
+        return;
+    }
     // A peer that gives back more than it was sent gains nothing: the window never grows beyond its grant.
     let missing = link.grant.link_window.saturating_sub(link.window.available_permits());
-    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(missing);
-    if bytes > 0 {
-        link.window.add_permits(bytes);
-    }
+    link.window.add_permits(usize::try_from(bytes).unwrap_or(usize::MAX).min(missing));
 }
 
 fn credit_pair(link: &Link, pair: u32, messages: u32, bytes: u64) {
-    let pair_inner = link.pairs.lock().get(pair).cloned();
-    let Some(inner) = pair_inner else { return };
-    let (counted, free) = inner.credited(link, messages, bytes);
-    link.unaccepted.fetch_sub(counted as usize, Ordering::AcqRel);
-    if free {
+    let inner = link.pairs.lock().get(pair).cloned();
+    if inner.is_some_and(|inner| inner.credited(link, messages, bytes)) {
         link.unbind(pair);
     }
 }

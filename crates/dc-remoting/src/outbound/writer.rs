@@ -1,14 +1,17 @@
 //! What goes out over a lane: takes what is queued, never waits for more, packs it into frames.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     pin::Pin,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use dc_core::Endpoint;
 use futures::Stream;
 use parking_lot::Mutex;
@@ -16,20 +19,24 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::{
     ask::Ask,
+    interner::{Interner, Number},
     link::{Lane, Link},
     pending::{Locked, Pending},
 };
 use crate::{
     LinkError, Message, RemotingConfig, Symbol, Undelivered,
     remoting::Shared,
-    wire::{Call, Chunk, Envelope, Frame, Goodbye, Ping, SymbolDef},
+    wire::{Call, ChunkRef, EnvelopeRef, Frame, Goodbye, OutFrame, Ping, SymbolDef},
 };
 
 /// Entries taken from the queue at once.
-const BATCH: usize = 256;
+const BATCH: usize = 128;
 
-/// A frame takes nothing further once it holds this many bytes.
-const FRAME_BYTES: usize = 64 << 10;
+/// A frame is closed once it holds this many bytes.
+const FRAME_BYTES: usize = 32 << 10;
+
+/// Payloads up to this size are copied into their frame; larger ones follow it as they are.
+const COPIED: usize = 4 << 10;
 
 /// What a lane's queue holds.
 pub(crate) enum Out {
@@ -46,47 +53,15 @@ pub(crate) struct Sending {
     pub(crate) ask: Option<Ask>,
 }
 
-/// Names that were defined on this lane.
-struct Interner {
-    /// By address of the shared text: a hit costs no string comparison. Holds the symbol, so that the address stays its own.
-    by_address: HashMap<usize, (Symbol, u32)>,
-    by_text: HashMap<Symbol, u32>,
-    max: usize,
-}
-
-impl Interner {
-    /// The number of `symbol`, defining it in `frame` where it is new; 0 where no more are taken.
-    fn number(&mut self, symbol: &Symbol, frame: &mut Frame) -> u32 {
-        if let Some((_, number)) = self.by_address.get(&symbol.address()) {
-            return *number;
-        }
-        let number = match self.by_text.get(symbol) {
-            Some(number) => *number,
-            None if self.by_text.len() >= self.max => return 0,
-            None => {
-                // Bounded by `max`.
-                let number = self.by_text.len() as u32 + 1;
-                self.by_text.insert(symbol.clone(), number);
-                frame.symbols.push(SymbolDef { number, text: symbol.as_str().to_owned() });
-                number
-            }
-        };
-        if self.by_address.len() >= self.max {
-            self.by_address.clear();
-        }
-        self.by_address.insert(symbol.address(), (symbol.clone(), number));
-        number
-    }
-}
-
 /// A large payload on its way, piece by piece.
 struct Transfer {
     number: u32,
     pair: u32,
-    head: Option<Box<Envelope>>,
-    rest: Bytes,
-    /// A tell: what is reported if the rest never leaves.
-    tell: Option<Message>,
+    correlation: u64,
+    left_us: u64,
+    /// Kept whole: the head is written with the first piece, and a tell is reported if the rest never leaves.
+    message: Message,
+    sent: usize,
 }
 
 /// What a lane's writer is made of.
@@ -99,6 +74,8 @@ pub(crate) struct LaneStart {
     pub(crate) pending: Arc<[Pending; 3]>,
     /// Set once the handshake is over.
     pub(crate) link: Arc<OnceLock<Weak<Link>>>,
+    /// Set whenever something leaves.
+    pub(crate) used: Arc<AtomicBool>,
 }
 
 /// A lane's queue and what was taken from it. The stream that tonic polls and the link's end share it.
@@ -111,13 +88,16 @@ struct OutState {
     shared: Arc<Shared>,
     endpoint: Endpoint,
     lane: Lane,
-    hello: Option<Frame>,
     queue: mpsc::UnboundedReceiver<Out>,
-    /// Taken from the queue and not sent yet, last first.
+    /// Taken from the queue and not packed yet: kept for its capacity, and when the lane has ended.
     taken: Vec<Out>,
+    /// The frame being filled.
+    filling: BytesMut,
+    ready: VecDeque<OutFrame>,
     pending: Arc<[Pending; 3]>,
     interner: Interner,
     link: Arc<OnceLock<Weak<Link>>>,
+    used: Arc<AtomicBool>,
     transfers: VecDeque<Transfer>,
     /// Messages of pairs whose transfer is not over yet (R1).
     held: VecDeque<Sending>,
@@ -127,18 +107,27 @@ struct OutState {
     ended: bool,
 }
 
+/// What one round of packing needs once, and only where there is an ask.
+struct Round<'a> {
+    pending: &'a Pending,
+    table: Option<Locked<'a>>,
+    now: Option<Instant>,
+}
+
 impl OutLane {
     pub(crate) fn new(start: LaneStart) -> Self {
         Self(Mutex::new(OutState {
             shared: start.shared,
             endpoint: start.endpoint,
             lane: start.lane,
-            hello: Some(start.hello),
             queue: start.queue,
             taken: Vec::with_capacity(BATCH),
+            filling: BytesMut::with_capacity(8 << 10),
+            ready: VecDeque::from([start.hello.into()]),
             pending: start.pending,
-            interner: Interner { by_address: HashMap::new(), by_text: HashMap::new(), max: 0 },
+            interner: Interner::new(),
             link: start.link,
+            used: start.used,
             transfers: VecDeque::new(),
             held: VecDeque::new(),
             next_transfer: 0,
@@ -151,16 +140,18 @@ impl OutLane {
     pub(crate) fn end(&self, why: &Arc<str>) {
         let mut state = self.0.lock();
         state.ended = true;
+        state.ready.clear();
         let left = state.drain();
         let (shared, endpoint) = (Arc::clone(&state.shared), state.endpoint.clone());
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
         drop(state);
-        let not_run = || LinkError::Unreachable { endpoint: endpoint.clone(), why: Arc::clone(why) };
         for (message, ask) in left {
             match (message, ask) {
-                (_, Some(ask)) => ask.finish(Err(not_run())),
+                (_, Some(ask)) => {
+                    ask.finish(Err(LinkError::Unreachable { endpoint: endpoint.clone(), why: Arc::clone(why) }));
+                }
                 (Some(message), None) => {
                     if let Some(receiver) = shared.services.get_receiver() {
                         receiver.undelivered(Undelivered { message, why: Arc::clone(why) });
@@ -178,148 +169,167 @@ impl OutState {
         self.queue.close();
         let mut left = Vec::new();
         for transfer in std::mem::take(&mut self.transfers) {
-            left.push((transfer.tell, None));
+            // A large ask waits in the table and is told so from there.
+            left.push(((transfer.correlation == 0).then_some(transfer.message), None));
         }
         for sending in std::mem::take(&mut self.held) {
             left.push((Some(sending.message), sending.ask));
         }
         let mut taken = std::mem::take(&mut self.taken);
         loop {
-            match taken.pop() {
-                Some(Out::Message(sending)) => left.push((Some(sending.message), sending.ask)),
-                Some(Out::Call { ask, .. }) => left.push((None, Some(ask))),
-                Some(Out::Ping(_) | Out::Goodbye(_)) => {}
-                None => match self.queue.try_recv() {
-                    Ok(out) => taken.push(out),
-                    Err(TryRecvError::Disconnected) => return left,
-                    // A sender is between taking its place and filling it: a matter of nanoseconds.
-                    Err(TryRecvError::Empty) => std::thread::yield_now(),
-                },
+            for out in taken.drain(..) {
+                match out {
+                    Out::Message(sending) => left.push((Some(sending.message), sending.ask)),
+                    Out::Call { ask, .. } => left.push((None, Some(ask))),
+                    Out::Ping(_) | Out::Goodbye(_) => {}
+                }
+            }
+            match self.queue.try_recv() {
+                Ok(out) => taken.push(out),
+                Err(TryRecvError::Disconnected) => return left,
+                // A sender is between taking its place and filling it: a matter of nanoseconds.
+                Err(TryRecvError::Empty) => std::thread::yield_now(),
             }
         }
     }
 
-    fn pack(&mut self) -> Frame {
-        let mut frame = Frame::default();
+    /// Packs all that was taken, and one piece of a large payload, into frames.
+    fn pack(&mut self) {
         if self.interner.max == 0
             && let Some(link) = self.link.get().and_then(Weak::upgrade)
         {
             self.interner.max = link.grant.max_symbols;
         }
-        let now = self.shared.clock.now();
+        let works = |out: &Out| matches!(out, Out::Message(_) | Out::Call { .. });
+        if !self.used.load(Ordering::Relaxed) && self.taken.iter().any(works) {
+            self.used.store(true, Ordering::Relaxed);
+        }
         let pending = Arc::clone(&self.pending);
-        let mut table = pending[self.lane as usize].lock();
-        let mut bytes = 0;
-        while bytes < FRAME_BYTES {
-            match self.taken.pop() {
-                None => break,
-                Some(Out::Message(sending)) if self.transfers.iter().any(|t| t.pair == sending.pair) => {
-                    self.held.push_back(sending);
-                }
-                Some(Out::Message(sending)) => bytes += self.message(sending, &mut frame, &mut table, now),
-                Some(Out::Call { service, body, ask }) => {
-                    bytes += self.call(service, body, ask, &mut frame, &mut table, now);
-                }
-                Some(Out::Ping(nonce)) => frame.ping = Some(Ping { nonce }),
-                Some(Out::Goodbye(why)) => {
-                    frame.goodbye = Some(Goodbye { why: why.to_owned() });
+        let mut round = Round { pending: &pending[self.lane as usize], table: None, now: None };
+        let mut taken = std::mem::take(&mut self.taken);
+        let mut outs = taken.drain(..);
+        for out in outs.by_ref() {
+            match out {
+                Out::Message(sending) => self.message(sending, &mut round),
+                Out::Call { service, body, ask } => self.call(service, body, ask, &mut round),
+                Out::Ping(nonce) => prost::encoding::message::encode(9, &Ping { nonce }, &mut self.filling),
+                Out::Goodbye(why) => {
+                    let goodbye = Goodbye { why: why.to_owned() };
+                    prost::encoding::message::encode(11, &goodbye, &mut self.filling);
                     self.ended = true;
                     break;
                 }
             }
         }
-        drop(table);
-        if bytes < FRAME_BYTES && self.next_piece(&mut frame) {
-            self.release_held();
+        if self.ended {
+            self.held.extend(outs.filter_map(|out| match out {
+                Out::Message(sending) => Some(sending),
+                Out::Call { .. } | Out::Ping(_) | Out::Goodbye(_) => None,
+            }));
+        } else {
+            drop(outs);
+            if self.next_piece() {
+                for sending in std::mem::take(&mut self.held) {
+                    self.message(sending, &mut round);
+                }
+            }
         }
-        frame
+        self.taken = taken;
+        if !self.filling.is_empty() {
+            self.cut(Bytes::new());
+        }
+    }
+
+    /// Closes the frame being filled.
+    fn cut(&mut self, tail: Bytes) {
+        let head = self.filling.split();
+        self.ready.push_back(OutFrame { head, tail });
     }
 
     /// Hands an ask over to the table of those that wait; `None` where it must not leave.
-    fn register(&self, ask: Ask, table: &mut Locked<'_>, now: Instant) -> Option<(u64, u64)> {
+    fn register(&self, ask: Ask, round: &mut Round<'_>) -> Option<(u64, u64)> {
+        let now = *round.now.get_or_insert_with(|| self.shared.clock.now());
         let left = ask.deadline.saturating_duration_since(now);
-        if left.is_zero() {
-            // The asker's own timer tells it; it certainly did not run.
-            if !ask.leave() {
-                return None;
-            }
-            ask.finish(Err(LinkError::Timeout {
-                endpoint: self.endpoint.clone(),
-                after: std::time::Duration::ZERO,
-                may_have_run: false,
-            }));
-            return None;
-        }
         if !ask.leave() {
             return None;
         }
+        let endpoint = || self.endpoint.clone();
+        if left.is_zero() {
+            let after = Duration::ZERO;
+            ask.finish(Err(LinkError::Timeout { endpoint: endpoint(), after, may_have_run: false }));
+            return None;
+        }
         let left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1);
+        let table = round.table.get_or_insert_with(|| round.pending.lock());
         match table.insert(ask, self.lane as u8) {
             Ok(correlation) => Some((correlation, left_us)),
             Err(ask) => {
-                let endpoint = self.endpoint.clone();
-                ask.finish(Err(LinkError::Overloaded { endpoint, what: "too many unanswered asks" }));
+                ask.finish(Err(LinkError::Overloaded { endpoint: endpoint(), what: "too many unanswered asks" }));
                 None
             }
         }
     }
 
-    fn message(&mut self, sending: Sending, frame: &mut Frame, table: &mut Locked<'_>, now: Instant) -> usize {
+    fn message(&mut self, sending: Sending, round: &mut Round<'_>) {
+        if !self.transfers.is_empty() && self.transfers.iter().any(|transfer| transfer.pair == sending.pair) {
+            self.held.push_back(sending);
+            return;
+        }
         let Sending { pair, message, ask } = sending;
-        let cost = message.cost();
-        let (correlation, left_us) = match ask.map(|ask| self.register(ask, table, now)) {
+        let (correlation, left_us) = match ask.map(|ask| self.register(ask, round)) {
             None => (0, 0),
             Some(Some(registered)) => registered,
-            Some(None) => {
-                self.not_sent(pair, cost);
-                return 0;
-            }
+            Some(None) => return self.not_sent(pair, message.cost()),
         };
-        let kind = self.interner.number(&message.kind, frame);
-        let name = self.interner.number(&message.message, frame);
-        let text = |number, symbol: &Symbol| if number == 0 { symbol.as_str().to_owned() } else { String::new() };
-        let mut envelope = Envelope {
-            correlation,
-            pair,
+        let size = message.payload.len();
+        if size > self.shared.config.chunk {
+            self.next_transfer = self.next_transfer.wrapping_add(1);
+            let number = self.next_transfer;
+            self.transfers.push_back(Transfer { number, pair, correlation, left_us, message, sent: 0 });
+            return;
+        }
+        let head = EnvelopeRef { correlation, pair, left_us, ..EnvelopeRef::default() };
+        self.envelope(head, &message, &message.payload);
+    }
+
+    /// Writes `message` into the frame being filled, with `piece` as its payload.
+    fn envelope(&mut self, head: EnvelopeRef<'_>, message: &Message, piece: &Bytes) {
+        let (kind, kind_text) = self.name(&message.kind);
+        let (name, message_text) = self.name(&message.message);
+        let envelope = EnvelopeRef {
             to: message.to,
             kind,
             message: name,
             epoch: message.epoch,
-            kind_text: text(kind, &message.kind),
-            message_text: text(name, &message.message),
-            key: message.key,
-            from: message.from,
-            left_us,
-            payload: message.payload,
-            total: 0,
-            transfer: 0,
+            key: &message.key,
+            from: &message.from,
+            payload: piece,
+            kind_text,
+            message_text,
+            ..head
         };
-        let (kind_symbol, name_symbol) = (message.kind, message.message);
-        if envelope.payload.len() <= self.shared.config.chunk {
-            let size = envelope.payload.len() + envelope.key.len() + envelope.from.len() + 32;
-            frame.envelopes.push(envelope);
-            return size;
+        if piece.len() > COPIED {
+            envelope.write(&mut self.filling, Some(piece.len()));
+            self.cut(piece.clone());
+            return;
         }
-        self.next_transfer = self.next_transfer.wrapping_add(1);
-        let tell = (correlation == 0).then(|| Message {
-            to: envelope.to,
-            kind: kind_symbol,
-            key: envelope.key.clone(),
-            message: name_symbol,
-            epoch: envelope.epoch,
-            from: envelope.from.clone(),
-            payload: envelope.payload.clone(),
-        });
-        let rest = std::mem::take(&mut envelope.payload);
-        (envelope.total, envelope.transfer) = (rest.len() as u64, self.next_transfer);
-        self.transfers.push_back(Transfer {
-            number: self.next_transfer,
-            pair,
-            head: Some(Box::new(envelope)),
-            rest,
-            tell,
-        });
-        0
+        envelope.write(&mut self.filling, None);
+        if self.filling.len() >= FRAME_BYTES {
+            self.cut(Bytes::new());
+        }
+    }
+
+    /// A name's number, which is defined first where it is new; or 0 and the text.
+    fn name<'a>(&mut self, symbol: &'a Symbol) -> (u32, &'a str) {
+        match self.interner.number(symbol) {
+            Number::Known(number) => (number, ""),
+            Number::New(number) => {
+                let def = SymbolDef { number, text: symbol.as_str().to_owned() };
+                prost::encoding::message::encode(3, &def, &mut self.filling);
+                (number, "")
+            }
+            Number::None => (0, symbol.as_str()),
+        }
     }
 
     /// A message that was counted against credits and then did not leave: the credits come back here.
@@ -329,82 +339,73 @@ impl OutState {
         }
     }
 
-    fn call(
-        &mut self,
-        service: u16,
-        body: Bytes,
-        ask: Ask,
-        frame: &mut Frame,
-        table: &mut Locked<'_>,
-        now: Instant,
-    ) -> usize {
-        let Some((correlation, left_us)) = self.register(ask, table, now) else { return 0 };
-        let size = body.len() + 32;
-        frame.calls.push(Call { correlation, service: service.into(), left_us, body });
-        size
+    fn call(&mut self, service: u16, body: Bytes, ask: Ask, round: &mut Round<'_>) {
+        if let Some((correlation, left_us)) = self.register(ask, round) {
+            let call = Call { correlation, service: service.into(), left_us, body };
+            prost::encoding::message::encode(6, &call, &mut self.filling);
+            if self.filling.len() >= FRAME_BYTES {
+                self.cut(Bytes::new());
+            }
+        }
     }
 
-    /// Adds one piece of the transfer whose turn it is. True if that transfer is over.
-    fn next_piece(&mut self, frame: &mut Frame) -> bool {
+    /// Writes one piece of the transfer whose turn it is. True if that transfer is over.
+    fn next_piece(&mut self) -> bool {
         let Some(mut transfer) = self.transfers.pop_front() else { return false };
-        let piece = transfer.rest.split_to(self.shared.config.chunk.min(transfer.rest.len()));
-        match transfer.head.take() {
-            Some(head) => frame.envelopes.push(Envelope { payload: piece, ..*head }),
-            None => frame.chunks.push(Chunk { transfer: transfer.number, data: piece }),
+        let total = transfer.message.payload.len();
+        let end = total.min(transfer.sent + self.shared.config.chunk);
+        let piece = transfer.message.payload.slice(transfer.sent..end);
+        if transfer.sent == 0 {
+            let head = EnvelopeRef {
+                correlation: transfer.correlation,
+                pair: transfer.pair,
+                left_us: transfer.left_us,
+                total: total as u64,
+                transfer: transfer.number,
+                ..EnvelopeRef::default()
+            };
+            self.envelope(head, &transfer.message, &piece);
+        } else {
+            ChunkRef::write_head(transfer.number, piece.len(), &mut self.filling);
+            self.cut(piece);
         }
-        let over = transfer.rest.is_empty();
+        transfer.sent = end;
+        let over = end == total;
         if !over {
             self.transfers.push_back(transfer);
         }
         over
     }
-
-    /// Puts what was held back in front of what was taken, in order.
-    fn release_held(&mut self) {
-        while let Some(sending) = self.held.pop_back() {
-            self.taken.push(Out::Message(sending));
-        }
-    }
 }
 
 impl Stream for OutStream {
-    type Item = Frame;
+    type Item = OutFrame;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<OutFrame>> {
         let mut state = self.0.0.lock();
         let this = &mut *state;
-        if let Some(hello) = this.hello.take() {
-            return Poll::Ready(Some(hello));
-        }
-        if this.ended {
-            return Poll::Ready(None);
-        }
         loop {
-            if this.taken.is_empty() {
-                match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
-                    Poll::Ready(0) if this.transfers.is_empty() => return Poll::Ready(None),
-                    Poll::Ready(_) => this.taken.reverse(),
-                    Poll::Pending if this.transfers.is_empty() => {
-                        if !this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                            this.waker = Some(cx.waker().clone());
-                        }
-                        return Poll::Pending;
-                    }
-                    Poll::Pending => {}
-                }
-            }
-            let frame = this.pack();
-            if !frame.is_empty() {
+            if let Some(frame) = this.ready.pop_front() {
                 return Poll::Ready(Some(frame));
             }
             if this.ended {
                 return Poll::Ready(None);
             }
+            match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
+                Poll::Ready(0) if this.transfers.is_empty() => return Poll::Ready(None),
+                Poll::Pending if this.transfers.is_empty() => {
+                    if !this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                        this.waker = Some(cx.waker().clone());
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Ready(_) | Poll::Pending => this.pack(),
+            }
         }
     }
 }
 
-/// Bytes of key and sender above the bound, or a name that is too long: refused before anything is sent.
+/// Refuses what no link carries, before anything is sent.
 pub(crate) fn check_size(message: &Message, max_payload: usize) -> Result<(), LinkError> {
     let address = message.key.len() + message.from.len();
     let parts = [

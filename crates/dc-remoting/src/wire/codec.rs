@@ -1,5 +1,6 @@
-//! The codec that tonic drives.
+//! The codec that tonic drives: frames out as they were put together, frames in as their bytes.
 
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 use tonic::{
     Status,
@@ -8,7 +9,20 @@ use tonic::{
 
 use super::Frame;
 
-/// Frames to bytes and back.
+/// A frame ready to be written: `head`, then `tail`, which is a payload that is not copied in between.
+#[derive(Debug, Default)]
+pub(crate) struct OutFrame {
+    pub(crate) head: BytesMut,
+    pub(crate) tail: Bytes,
+}
+
+impl From<Frame> for OutFrame {
+    fn from(frame: Frame) -> Self {
+        Self { head: BytesMut::from(&frame.encode_to_vec()[..]), tail: Bytes::new() }
+    }
+}
+
+/// Frames to bytes; bytes stay bytes, as their reader looks at them in place.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FrameCodec;
 
@@ -18,8 +32,8 @@ fn settings() -> BufferSettings {
 }
 
 impl Codec for FrameCodec {
-    type Encode = Frame;
-    type Decode = Frame;
+    type Encode = OutFrame;
+    type Decode = Bytes;
     type Encoder = Self;
     type Decoder = Self;
 
@@ -33,11 +47,14 @@ impl Codec for FrameCodec {
 }
 
 impl Encoder for FrameCodec {
-    type Item = Frame;
+    type Item = OutFrame;
     type Error = Status;
 
-    fn encode(&mut self, frame: Frame, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        frame.encode(buf).map_err(|err| Status::internal(err.to_string()))
+    fn encode(&mut self, frame: OutFrame, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buf.reserve(frame.head.len() + frame.tail.len());
+        buf.put_slice(&frame.head);
+        buf.put_slice(&frame.tail);
+        Ok(())
     }
 
     fn buffer_settings(&self) -> BufferSettings {
@@ -46,11 +63,12 @@ impl Encoder for FrameCodec {
 }
 
 impl Decoder for FrameCodec {
-    type Item = Frame;
+    type Item = Bytes;
     type Error = Status;
 
-    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Frame>, Status> {
-        Frame::decode(buf).map(Some).map_err(|err| Status::data_loss(format!("malformed frame: {err}")))
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let len = buf.remaining();
+        Ok(Some(buf.copy_to_bytes(len)))
     }
 
     fn buffer_settings(&self) -> BufferSettings {

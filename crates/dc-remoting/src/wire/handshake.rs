@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use dc_core::{Invalid, NodeId, StoreId, SystemName};
+use prost::Message;
 
 use super::{Frame, Hello, Identity, LaneKind, Welcome};
 use crate::{PROTOCOL, PeerIdentity, RemotingConfig};
@@ -80,7 +81,8 @@ pub(crate) fn welcome_frame(local: &PeerIdentity, protocol: u32, config: &Remoti
 }
 
 /// Checks a dialler's first frame. The error is the reason to refuse it with.
-pub(crate) fn read_hello(local: &PeerIdentity, frame: Frame) -> Result<ReadHello, String> {
+pub(crate) fn read_hello(local: &PeerIdentity, frame: Bytes) -> Result<ReadHello, String> {
+    let frame = Frame::decode(frame).map_err(|err| format!("its first frame is malformed: {err}"))?;
     let hello = frame.hello.ok_or("the first frame holds no hello")?;
     let protocol = hello.protocol.min(PROTOCOL);
     if protocol < OLDEST_PROTOCOL || protocol < hello.oldest_protocol {
@@ -106,7 +108,8 @@ pub(crate) fn read_hello(local: &PeerIdentity, frame: Frame) -> Result<ReadHello
 }
 
 /// Checks the first frame of the dialled. The error is the reason to give up with.
-pub(crate) fn read_welcome(local: &PeerIdentity, frame: Frame) -> Result<(PeerIdentity, Grant), String> {
+pub(crate) fn read_welcome(local: &PeerIdentity, frame: Bytes) -> Result<(PeerIdentity, Grant), String> {
+    let frame = Frame::decode(frame).map_err(|err| format!("its first frame is malformed: {err}"))?;
     let welcome = frame.welcome.ok_or("its first frame holds no welcome")?;
     if !(OLDEST_PROTOCOL..=PROTOCOL).contains(&welcome.protocol) {
         return Err(format!(
@@ -157,19 +160,24 @@ mod tests {
         }
     }
 
+    fn bytes(frame: Frame) -> Bytes {
+        frame.encode_to_vec().into()
+    }
+
     #[test]
     fn hello_reads_back() {
-        let read = read_hello(&local("app"), hello_frame(&local("app"), 9, LaneKind::Bulk)).expect("legal");
+        let read = read_hello(&local("app"), bytes(hello_frame(&local("app"), 9, LaneKind::Bulk))).expect("legal");
         assert_eq!(read, ReadHello { identity: local("app"), link: 9, lane: LaneKind::Bulk });
     }
 
     #[test]
     fn another_system_is_refused_by_both_ends() {
-        let why = read_hello(&local("app"), hello_frame(&local("other"), 9, LaneKind::User)).expect_err("refused");
+        let why =
+            read_hello(&local("app"), bytes(hello_frame(&local("other"), 9, LaneKind::User))).expect_err("refused");
         assert!(why.contains("other") && why.contains("app"), "{why}");
         let config =
             crate::RemotingConfig::builder(local("other").system, local("other").dc, NodeId(1)).build().unwrap();
-        let why = read_welcome(&local("app"), welcome_frame(&local("other"), 1, &config)).expect_err("refused");
+        let why = read_welcome(&local("app"), bytes(welcome_frame(&local("other"), 1, &config))).expect_err("refused");
         assert!(why.contains("other") && why.contains("app"), "{why}");
     }
 
@@ -178,19 +186,17 @@ mod tests {
         let mut frame = hello_frame(&local("app"), 9, LaneKind::User);
         let hello = frame.hello.as_mut().unwrap();
         (hello.protocol, hello.oldest_protocol) = (9, 2);
-        let why = read_hello(&local("app"), frame.clone()).expect_err("refused");
+        let why = read_hello(&local("app"), bytes(frame.clone())).expect_err("refused");
         assert!(why.contains("2 to 9"), "{why}");
         frame.hello.as_mut().unwrap().oldest_protocol = 1;
-        assert_eq!(read_hello(&local("app"), frame).expect("1 is common").identity.protocol, 1);
+        assert_eq!(read_hello(&local("app"), bytes(frame)).expect("1 is common").identity.protocol, 1);
     }
 
     proptest! {
         #[test]
         fn r8_any_bytes_are_refused_or_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(frame) = Frame::decode(&bytes[..]) {
-                let _ = read_hello(&local("app"), frame.clone());
-                let _ = read_welcome(&local("app"), frame);
-            }
+            let _ = read_hello(&local("app"), bytes.clone().into());
+            let _ = read_welcome(&local("app"), bytes.into());
         }
 
         #[test]
@@ -199,9 +205,7 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = byte;
             bytes.truncate(bytes.len() - cut % bytes.len());
-            if let Ok(frame) = Frame::decode(&bytes[..]) {
-                let _ = read_hello(&local("app"), frame);
-            }
+            let _ = read_hello(&local("app"), bytes.into());
         }
     }
 }

@@ -4,12 +4,14 @@
 #![allow(missing_docs, reason = "the `.proto` documents each field, and is what counts")]
 
 mod codec;
+mod fast;
 mod handshake;
 mod service;
 
 use bytes::Bytes;
 
-pub(crate) use codec::FrameCodec;
+pub(crate) use codec::{FrameCodec, OutFrame};
+pub(crate) use fast::{ChunkRef, CreditRef, EnvelopeRef, Fields, Malformed, ReplyRef, owned};
 pub(crate) use handshake::{Grant, hello_frame, read_hello, read_welcome, welcome_frame};
 pub(crate) use service::{PATH, SERVICE_NAME};
 
@@ -38,20 +40,6 @@ pub struct Frame {
     pub pong: Option<Ping>,
     #[prost(message, optional, tag = "11")]
     pub goodbye: Option<Goodbye>,
-}
-
-impl Frame {
-    /// Nothing in it: not worth sending.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.symbols.is_empty()
-            && self.chunks.is_empty()
-            && self.envelopes.is_empty()
-            && self.calls.is_empty()
-            && self.replies.is_empty()
-            && self.credits.is_empty()
-            && [&self.ping, &self.pong].iter().all(|ping| ping.is_none())
-            && self.goodbye.is_none()
-    }
 }
 
 /// Which of a link's three streams.
