@@ -4,7 +4,7 @@
 //! Owns the [`ControlPlane`] contract with its numbered guarantees, the errors,
 //! what a backend says of itself ([`Capabilities`]), the format of what is
 //! stored ([`codec`]), the in-memory plane ([`memory`]) and the suite that
-//! checks a backend ([`conformance`], feature `conformance`). Must not know:
+//! checks a backend (`conformance`, a feature of that name). Must not know:
 //! NATS, etcd, actors, sockets; they depend on us, never we on them.
 //!
 //! Reading order: [`ControlPlane`], [`WatchEvent`], [`Error`], [`Capabilities`], [`codec`].

@@ -24,7 +24,12 @@ async fn ends<T: Debug>(
 }
 
 /// Makes every call while the store is away; reads may be answered where `reads_go_on`.
-async fn all_calls_end<H: Harness>(ground: &Ground<H>, plane: &H::Plane, record: &DataCenterRecord, reads_go_on: bool) {
+pub(super) async fn all_calls_end<H: Harness>(
+    ground: &Ground<H>,
+    plane: &H::Plane,
+    record: &DataCenterRecord,
+    reads_go_on: bool,
+) {
     let timeout = ground.harness.request_timeout();
     let (id, intent) = (record.id(), Intent::new(IntentKind::Drain, "ann", ""));
     ends("get", timeout, reads_go_on, plane.get(id)).await;
@@ -104,7 +109,11 @@ pub async fn p12_a_client_goes_on_after_a_freeze(harness: impl Harness) {
 }
 
 /// Renews `record`, however long the store takes to be back: a heartbeat whose answer was lost may have landed.
-async fn renew<H: Harness>(ground: &Ground<H>, plane: &H::Plane, record: &DataCenterRecord) -> DataCenterRecord {
+pub(super) async fn renew<H: Harness>(
+    ground: &Ground<H>,
+    plane: &H::Plane,
+    record: &DataCenterRecord,
+) -> DataCenterRecord {
     let mut record = record.clone();
     ground
         .until("a heartbeat after the outage", async || match plane.heartbeat(&record).await {

@@ -21,6 +21,7 @@ use crate::{ControlPlane, TokioClock};
 /// | `outage` | [`stop_store`](Self::stop_store), [`start_store`](Self::start_store) |
 /// | `freeze` | [`freeze_store`](Self::freeze_store), [`unfreeze_store`](Self::unfreeze_store) |
 /// | `wipe` | [`wipe_store`](Self::wipe_store) |
+/// | `cut` | [`open_cuttable`](Self::open_cuttable), [`cut`](Self::cut), [`uncut`](Self::uncut) |
 /// | `skew` | [`open_skewed`](Self::open_skewed) |
 pub trait Harness {
     /// The plane under test: one client.
@@ -104,6 +105,24 @@ pub trait Harness {
     fn wipe_store(&self, store: &Self::Store) -> impl Future<Output = ()> {
         let _ = store;
         async { missing("wipe") }
+    }
+
+    /// A client behind a link of its own that can be cut, while others reach the store. Hook `cut`.
+    fn open_cuttable(&self, store: &Self::Store) -> impl Future<Output = Self::Plane> {
+        let _ = store;
+        async { missing("cut") }
+    }
+
+    /// Cuts the link of a client that [`open_cuttable`](Self::open_cuttable) opened: reset, or silent. Hook `cut`.
+    fn cut(&self, store: &Self::Store, plane: &Self::Plane) -> impl Future<Output = ()> {
+        let _ = (store, plane);
+        async { missing("cut") }
+    }
+
+    /// Mends what [`cut`](Self::cut) cut.
+    fn uncut(&self, store: &Self::Store, plane: &Self::Plane) -> impl Future<Output = ()> {
+        let _ = (store, plane);
+        async { missing("cut") }
     }
 
     /// A client whose wall clock is off by `skew`. Hook `skew`.

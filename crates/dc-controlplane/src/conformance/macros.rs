@@ -108,6 +108,13 @@ macro_rules! conformance_tests {
             p1_a_wiped_store_has_another_id,
             p5_a_watch_does_not_miss_a_wipe,
         );
+        $crate::__conformance_group!($harness; cut; [$($left_out)*];
+            p5_a_removal_while_cut_off_is_not_missed,
+            p5_changes_while_cut_off_are_caught_up,
+            p4_expiry_while_cut_off_is_seen,
+            p11_calls_end_in_time_while_cut_off,
+            p2_an_owner_that_was_cut_off_is_fenced,
+        );
         $crate::__conformance_group!($harness; skew; [$($left_out)*];
             p3_a_skewed_wall_clock_changes_nothing,
         );
@@ -123,6 +130,7 @@ macro_rules! __conformance_group {
     ($harness:expr; outage; [outage $($rest:ident)*]; $($test:ident),* $(,)?) => {};
     ($harness:expr; freeze; [freeze $($rest:ident)*]; $($test:ident),* $(,)?) => {};
     ($harness:expr; wipe; [wipe $($rest:ident)*]; $($test:ident),* $(,)?) => {};
+    ($harness:expr; cut; [cut $($rest:ident)*]; $($test:ident),* $(,)?) => {};
     ($harness:expr; skew; [skew $($rest:ident)*]; $($test:ident),* $(,)?) => {};
     ($harness:expr; $hook:ident; [$other:ident $($rest:ident)*]; $($test:ident),* $(,)?) => {
         $crate::__conformance_group!($harness; $hook; [$($rest)*]; $($test),*);

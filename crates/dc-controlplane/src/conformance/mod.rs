@@ -15,6 +15,7 @@ mod ground;
 mod harness;
 mod macros;
 
+mod cutting;
 mod faults;
 mod honest;
 mod intents;
@@ -27,6 +28,7 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
+pub use cutting::*;
 pub use faults::*;
 pub use harness::{Harness, Skew};
 pub use honest::*;
@@ -47,6 +49,7 @@ pub enum Hook {
     outage,
     freeze,
     wipe,
+    cut,
     skew,
 }
 

@@ -362,6 +362,18 @@ impl Harness for Bench {
         store.unfreeze();
     }
 
+    async fn open_cuttable(&self, store: &MemoryStore) -> Broken {
+        self.open(store).await
+    }
+
+    async fn cut(&self, _: &MemoryStore, plane: &Broken) {
+        plane.plane.cut_off();
+    }
+
+    async fn uncut(&self, _: &MemoryStore, plane: &Broken) {
+        plane.plane.reconnect();
+    }
+
     async fn wipe_store(&self, store: &MemoryStore) {
         if self.0 == Defect::KeepsItsIdWhenWiped {
             store.roll_back(&MemoryStore::with_id(Arc::new(TokioClock), store.id()).checkpoint());
@@ -410,6 +422,11 @@ finds! {
     p3_trust_in_wall_clocks_is_found: p3_a_skewed_wall_clock_changes_nothing finds TrustsWallClocks, EndsLeasesLate;
     p5_a_watch_that_never_claims_to_be_in_step_is_found: p5_an_idle_watch_says_that_it_is_in_step finds NeverInStep;
     p5_a_watch_that_always_claims_to_be_in_step_is_found: p5_no_step_is_claimed_while_the_store_is_frozen finds AlwaysInStep;
+    p5_a_removal_missed_in_a_cut_is_found: p5_a_removal_while_cut_off_is_not_missed finds MissesRemovals;
+    p5_changes_lost_in_a_cut_are_found: p5_changes_while_cut_off_are_caught_up finds ReordersChanges;
+    p4_an_expiry_missed_in_a_cut_is_found: p4_expiry_while_cut_off_is_seen finds NeverTellsOfExpiry;
+    p11_endless_calls_in_a_cut_are_found: p11_calls_end_in_time_while_cut_off finds TellsOutagesAsConflicts, GivesUpForEver;
+    p2_an_owner_that_is_not_fenced_is_found: p2_an_owner_that_was_cut_off_is_fenced finds TakesStaleWrites, TakesStaleHeartbeats;
     p6_a_cut_list_is_found: p6_eleven_hundred_records_are_listed finds ListsAThousandAtMost;
     p6_corruption_that_spreads_is_found: p6_a_corrupt_record_is_skipped_and_reported finds FailsOnCorruption, HidesCorruption;
     p6_lists_as_of_never_are_found: p6_the_list_says_as_of_when finds ListsAsOfNever;

@@ -42,4 +42,4 @@ impl Harness for Shelves {
     }
 }
 
-dc_controlplane::conformance_tests!(Shelves(ManualClock::new()), without: [requests, raw, outage, freeze, wipe, skew]);
+dc_controlplane::conformance_tests!(Shelves(ManualClock::new()), without: [requests, raw, outage, freeze, wipe, cut, skew]);

@@ -69,6 +69,18 @@ impl Harness for Paused {
         store.unfreeze();
     }
 
+    async fn open_cuttable(&self, store: &MemoryStore) -> MemoryControlPlane {
+        self.open(store).await
+    }
+
+    async fn cut(&self, _: &MemoryStore, plane: &MemoryControlPlane) {
+        plane.cut_off();
+    }
+
+    async fn uncut(&self, _: &MemoryStore, plane: &MemoryControlPlane) {
+        plane.reconnect();
+    }
+
     async fn wipe_store(&self, store: &MemoryStore) {
         store.wipe();
     }
