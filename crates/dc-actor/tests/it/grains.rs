@@ -1,1 +1,248 @@
+//! Grains: one activation, wherever the messages come from.
 
+use std::{future::IntoFuture, time::Duration};
+
+use dc_actor::{AskError, Error, Event};
+use dc_controlplane::ControlPlane;
+use dc_core::{Intent, IntentKind};
+use futures::future::join_all;
+
+use crate::{
+    actors::{AddItem, Busy, Cart, FailNow, LocalCart, PanicNow, PinnedCart, Placed, RestlessCart, lives},
+    world::{World, event, eventually, now, shut_down, soon, until_known},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_a_hundred_first_messages_from_two_datacenters_make_one_activation() {
+    let world = World::new("g1");
+    let all = world.start(["dc-1", "dc-2"], 3).await;
+    for round in 0..4 {
+        let id = format!("g1-{round}");
+        let asks = (0..100).map(|number| {
+            let system = &all[number % 2][number / 2 % 3];
+            system.grain::<Cart>(id.clone()).ask(AddItem(1)).into_future()
+        });
+        let mut items: Vec<u64> = soon("all answers", join_all(asks))
+            .await
+            .into_iter()
+            .map(|answer| answer.expect("answers").items)
+            .collect();
+        items.sort_unstable();
+        assert_eq!(items, (1..=100).collect::<Vec<_>>(), "each ran once, in one place");
+        let lives = lives(&format!("cart/{id}"));
+        assert_eq!((lives.begun, lives.most), (1, 1));
+    }
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_a_per_dc_grain_has_one_activation_in_each_datacenter() {
+    let world = World::new("g2-local");
+    let all = world.start(["dc-1", "dc-2"], 3).await;
+    let asks = (0..60).map(|number| {
+        let system = &all[number % 2][number / 2 % 3];
+        system.grain::<LocalCart>("g2").ask(AddItem(1)).into_future()
+    });
+    let answers: Vec<Placed> =
+        soon("all answers", join_all(asks)).await.into_iter().map(|answer| answer.expect("answers")).collect();
+    for dc in ["dc-1", "dc-2"] {
+        let mut items: Vec<u64> = answers.iter().filter(|placed| placed.dc == dc).map(|placed| placed.items).collect();
+        items.sort_unstable();
+        assert_eq!(items, (1..=30).collect::<Vec<_>>(), "{dc}");
+    }
+    assert_eq!(lives("local-cart/g2").begun, 2);
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_all_nodes_choose_the_same_home_and_a_given_home_is_kept() {
+    let world = World::new("g2-home");
+    let all = world.start(["dc-1", "dc-2"], 2).await;
+    let mut homes = std::collections::BTreeSet::new();
+    for number in 0..12 {
+        let id = format!("home-{number}");
+        let mut places = Vec::new();
+        for system in all.iter().flatten() {
+            let placed = system.grain::<Cart>(id.clone()).ask(AddItem(0)).await.expect("answers");
+            places.push((placed.dc, placed.node));
+        }
+        places.dedup();
+        assert_eq!(places.len(), 1, "{places:?}");
+        homes.insert(places[0].0.clone());
+        let pinned = all[0][0].grain::<PinnedCart>(id).ask(AddItem(0)).await.expect("answers");
+        assert_eq!(pinned.dc, "dc-2");
+    }
+    assert_eq!(homes.len(), 2, "both datacenters are homes");
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grain_goes_to_rest_when_idle_and_comes_back_with_the_next_message() {
+    let world = World::new("rest");
+    let all = world.start(["dc-1", "dc-2"], 2).await;
+    let mut streams: Vec<_> = all.iter().flatten().map(dc_actor::ActorSystem::events).collect();
+    let grain = all[0][0].grain::<RestlessCart>("rest");
+    assert_eq!(grain.ask(AddItem(1)).await.expect("answers").items, 1);
+    let rests = streams.iter_mut().map(|events| {
+        Box::pin(event(events, "it goes to rest", |event| {
+            matches!(event, Event::GrainPassivated { kind: "restless-cart", .. }).then_some(())
+        }))
+    });
+    futures::future::select_all(rests).await;
+    assert_eq!(grain.ask(AddItem(1)).await.expect("answers").items, 1, "a fresh one");
+    assert_eq!(lives("restless-cart/rest").begun, 2);
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_messages_that_race_with_rest_run_once_and_in_one_place() {
+    let world = World::new("race");
+    let all = world.start(["dc-1", "dc-2"], 2).await;
+    // About as long as the idle time, so that messages meet the grain at every stage of going to rest.
+    let senders = all.iter().flatten().enumerate().map(|(number, system)| {
+        let grain = system.grain::<RestlessCart>("race");
+        async move {
+            let mut sum = 0;
+            for step in 0..15_u64 {
+                let answer = grain.ask(AddItem(1)).await.expect("certainly not run is tried again");
+                sum += u64::from(answer.items > 0);
+                grain.tell(AddItem(1)).await.expect("accepted");
+                tokio::time::sleep(Duration::from_millis(45 + (step * 7 + number as u64 * 3) % 25)).await;
+            }
+            sum
+        }
+    });
+    let answered: u64 = soon("all senders", join_all(senders)).await.into_iter().sum();
+    assert_eq!(answered, 60);
+    let lives = lives("restless-cart/race");
+    assert_eq!(lives.most, 1, "never two at once: {lives:?}");
+    assert!(lives.begun > 1, "it did go to rest: {lives:?}");
+    let lost: u64 = all.iter().flatten().map(dc_actor::ActorSystem::dead_letters).sum();
+    assert_eq!(lost, 0, "tells that came too late were passed on");
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grains_error_is_returned_not_retried_and_the_smaller_timeout_wins() {
+    let world = World::new("grain-errors");
+    let all = world.start(["dc-1", "dc-2"], 1).await;
+    for system in all.iter().flatten() {
+        let id = format!("errors-{}", system.data_center().name());
+        let grain = system.grain::<PinnedCart>(id);
+        assert_eq!(grain.ask(FailNow).await, Err(AskError::Handler("told to fail, at 1".to_owned())));
+        assert_eq!(grain.ask(AddItem(0)).await.expect("answers").items, 1, "it ran once");
+        let began = now();
+        let late = grain.ask(Busy { ms: 600 }).timeout(Duration::from_millis(100)).await.unwrap_err();
+        assert!(now() - began < Duration::from_millis(400));
+        assert!(matches!(late.failure(), Some(Error::Timeout { .. })), "{late}");
+        assert!(!late.certainly_not_run());
+        assert_eq!(grain.ask(AddItem(0)).await.expect("answers").items, 2, "and that once");
+    }
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grain_that_panicked_is_active_again_with_the_next_message() {
+    let world = World::new("grain-panic");
+    let all = world.start(["dc-1", "dc-2"], 2).await;
+    for system in all.iter().flatten() {
+        let grain = system.grain::<Cart>("panics");
+        assert!(grain.ask(AddItem(1)).await.is_ok());
+        let panic = grain.ask(PanicNow).await.unwrap_err();
+        assert!(matches!(panic.failure(), Some(Error::HandlerPanicked { .. })), "{panic}");
+        assert_eq!(grain.ask(AddItem(1)).await.expect("answers").items, 1);
+    }
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_a_draining_home_answers_for_what_it_has_and_sends_others_on() {
+    let world = World::new("g2-drain");
+    let all = world.start(["dc-1", "dc-2"], 2).await;
+    let here = &all[0][0];
+    let mut old = Vec::new();
+    for number in 0..8 {
+        let id = format!("old-{number}");
+        old.push((id.clone(), here.grain::<Cart>(id).ask(AddItem(1)).await.expect("answers")));
+    }
+    let intent = Intent::new(IntentKind::Drain, "ops", "test");
+    world.plane().set_intent(all[1][0].data_center().id(), &intent).await.expect("written");
+    for system in all.iter().flatten() {
+        eventually("the drain is known", || async {
+            system.data_centers().iter().any(|dc| dc.data_center.name() == "dc-2" && !dc.takes_placements).then_some(())
+        })
+        .await;
+    }
+    for system in all.iter().flatten() {
+        for (id, before) in &old {
+            let now = system.grain::<Cart>(id.clone()).ask(AddItem(0)).await.expect("answers");
+            assert_eq!(&now, before, "still where it was");
+        }
+        for number in 0..8 {
+            let id = format!("new-{number}");
+            let placed = system.grain::<Cart>(id).ask(AddItem(1)).await.expect("answers");
+            assert_eq!(placed.dc, "dc-1", "sent on");
+        }
+    }
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_a_joining_datacenter_takes_an_identity_only_after_its_old_activation_rests() {
+    let world = World::new("g2-join");
+    let mut all = world.start(["dc-1"], 2).await;
+    let ids: Vec<String> = (0..16).map(|number| format!("join-{number}")).collect();
+    for id in &ids {
+        assert_eq!(all[0][0].grain::<Cart>(id.clone()).ask(AddItem(1)).await.expect("answers").dc, "dc-1");
+        assert_eq!(all[0][0].grain::<RestlessCart>(id.clone()).ask(AddItem(1)).await.expect("answers").dc, "dc-1");
+    }
+    let joining = world.describe("dc-2", &[]).start().await.expect("starts");
+    all.push(vec![joining]);
+    until_known(&all).await;
+    for system in all.iter().flatten() {
+        for id in &ids {
+            let placed = system.grain::<Cart>(id.clone()).ask(AddItem(1)).await.expect("answers");
+            assert_eq!(placed.dc, "dc-1", "{id}: still active there");
+        }
+    }
+    assert!(ids.iter().all(|id| lives(&format!("cart/{id}")).begun == 1));
+    // Those that have gone to rest move to their new home.
+    eventually("some move", || async {
+        for id in &ids {
+            let placed = all[0][1].grain::<RestlessCart>(id.clone()).ask(AddItem(0)).await.expect("answers");
+            if placed.dc == "dc-2" {
+                return Some(());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        None
+    })
+    .await;
+    assert!(ids.iter().all(|id| lives(&format!("restless-cart/{id}")).most == 1));
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grain_whose_node_died_is_active_again_in_its_datacenter() {
+    let world = World::new("grain-dead");
+    let mut all = world.start(["dc-1", "dc-2"], 3).await;
+    let here = all[0][0].clone();
+    // One that lives in dc-2 on a node that is not the first, so that it can be dropped.
+    let mut found = None;
+    for number in 0..64 {
+        let id = format!("dead-{number}");
+        let placed = here.grain::<PinnedCart>(id.clone()).ask(AddItem(1)).await.expect("answers");
+        if placed.node == all[1][2].node_id().to_string() {
+            found = Some(id);
+            break;
+        }
+    }
+    let id = found.expect("one of 64 lives there");
+    drop(all[1].pop());
+    let grain = here.grain::<PinnedCart>(id);
+    let began = now();
+    let placed = eventually("it answers again", || async { grain.ask(AddItem(1)).await.ok() }).await;
+    assert_eq!(placed.items, 1, "a fresh one");
+    assert!(now() - began < Duration::from_secs(10));
+    shut_down(all).await;
+}
