@@ -15,7 +15,7 @@ use dc_controlplane::{Error, Outcome};
 use dc_core::Invalid;
 use etcd_client::{Certificate, Client, ConnectOptions, Error as ClientError, Identity, TlsOptions};
 use tokio::sync::Mutex;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::{
     BACKEND, EtcdConfig,
@@ -281,7 +281,10 @@ impl Servers {
     /// Prefers another member than `index`, unless someone already did.
     fn avoid(&self, index: usize) {
         let next = self.next(index);
-        let _ = self.preferred.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+        let changed = self.preferred.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if changed && next != index {
+            info!(from = self.url(index), to = self.url(next), "a member of etcd does not answer; asking the next");
+        }
     }
 }
 

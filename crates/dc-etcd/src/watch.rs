@@ -23,7 +23,7 @@ use etcd_client::{Event, EventType, WatchOptions, WatchResponse, WatchStream};
 use futures::StreamExt;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     connect::{Call, Repeat},
@@ -105,10 +105,13 @@ impl Follower {
         loop {
             let Err(end) = self.connection().await else { return End::Dropped };
             let End::Broken(why) = end else { return end };
+            let member = self.shared.servers.url(self.member);
             if std::mem::take(&mut self.alive) {
                 pause = BACKOFF.0;
+                info!(member, next = self.next, why, "a watch is interrupted; it will go on where it was");
+            } else {
+                debug!(member, next = self.next, why, "a watch is still interrupted");
             }
-            debug!(member = self.shared.servers.url(self.member), next = self.next, why, "a watch is interrupted");
             self.member = self.shared.servers.next(self.member);
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
             pause = (pause * 2).min(BACKOFF.1);
@@ -319,6 +322,7 @@ impl Follower {
                 Place::Record(id) if put => {
                     keys::record(store, &id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Put)
                 }
+                // Removed by hand looks like expiry: both leave no goodbye.
                 Place::Record(id) => {
                     let said = goodbyes.contains(&(id.clone(), revision));
                     let why = if said { Removal::Deregistered } else { Removal::Expired };

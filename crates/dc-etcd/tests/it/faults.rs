@@ -71,6 +71,39 @@ async fn p12_the_leader_of_three_is_killed_and_everything_goes_on() {
 }
 
 #[tokio::test]
+async fn p12_a_frozen_leader_of_three_is_replaced_and_comes_back_as_a_follower() {
+    let cluster = Cluster::start();
+    let leader = cluster.leader();
+    let mut urls = cluster.urls();
+    urls.rotate_left(leader);
+    let plane = plane(&urls, &namespace()).await;
+    let held = registered(&plane, &record("before", 60)).await;
+    let mut watch = plane.watch().await.expect("watch");
+    replay(&mut watch).await;
+    in_step(&mut watch).await;
+    cluster.members[leader].freeze();
+    let after = registered(&plane, &record("after", 60)).await;
+    let moved = until("an update", async || match plane.register(&held, Expected::Version(held.version)).await {
+        Ok(version) => Some(version),
+        // Our own lost write.
+        Err(Error::Conflict { stored: Some(stored), .. }) if stored.same_content(&held) => Some(stored.version),
+        Err(err) if err.is_outage() => None,
+        Err(err) => panic!("{err:?}"),
+    })
+    .await;
+    cluster.members[leader].thaw();
+    let held = DataCenterRecord { version: moved, ..held };
+    until("a heartbeat", async || plane.heartbeat(&held).await.ok()).await;
+    for expected in [after, held] {
+        match change(&mut watch).await {
+            WatchEvent::Put(found) => assert_eq!(found, expected, "P5: in order, nothing twice"),
+            other => panic!("P5: {other:?}"),
+        }
+    }
+    in_step(&mut watch).await;
+}
+
+#[tokio::test]
 async fn p12_all_three_are_down_for_longer_than_the_lease() {
     let cluster = Cluster::start();
     let plane = plane(&cluster.urls(), &namespace()).await;

@@ -87,6 +87,37 @@ async fn p11_a_lost_answer_to_the_write_is_told_as_unknown_and_its_repetition_le
 }
 
 #[tokio::test]
+async fn p11_an_answer_that_one_member_lost_is_found_at_the_next() {
+    let etcd = Etcd::single();
+    let client = raw(&[etcd.url()]).await;
+    let proxy = Proxy::before(etcd.addr());
+    // Two ways to one server: answers by the first are lost.
+    let plane = plane(&[proxy.url(), etcd.url()], &namespace()).await;
+    let wanted = record("dc-1", 3_600);
+    proxy.lose_answers_from(&format!("{}{}", codec::RECORDS, wanted.id()));
+    let version = plane.register(&wanted, Expected::Absent).await.expect("the second attempt finds the first's write");
+    let stored = plane.get(wanted.id()).await.expect("get").expect("stands");
+    assert_eq!(stored, DataCenterRecord { version, ..wanted.clone() });
+    settle_at(&client, 1).await;
+    plane.deregister(wanted.id(), version).await.expect("deregister");
+    settle_at(&client, 0).await;
+}
+
+#[tokio::test]
+async fn p8_an_intent_whose_answer_was_lost_is_not_sent_twice() {
+    let etcd = Etcd::single();
+    let proxy = Proxy::before(etcd.addr());
+    let plane = plane(&[proxy.url(), etcd.url()], &namespace()).await;
+    let id = record("dc-1", 60).id().clone();
+    proxy.lose_answers_from(&format!("{}{id}", codec::INTENTS));
+    let before = etcd.requests()["Txn"];
+    let lost = plane.set_intent(&id, &Intent::new(IntentKind::Drain, "ann", "")).await.expect_err("lost");
+    assert!(lost.outcome_unknown(), "P11: {lost:?}");
+    assert_eq!(etcd.requests()["Txn"], before + 1, "a second could undo a newer intent of someone else");
+    assert_eq!(plane.list_all().await.expect("list").intents.len(), 1, "it had landed");
+}
+
+#[tokio::test]
 async fn p11_a_lost_answer_to_the_grant_changed_nothing() {
     let etcd = Etcd::single();
     let client = raw(&[etcd.url()]).await;

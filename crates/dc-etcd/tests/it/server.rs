@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const LOOKS: u32 = 1_500;
 
 /// Starts the server, tells its pid, and kills it when our end of the pipe closes: also when the tests are killed.
-const WATCHED: &str = r#"log=$1; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!; read _; kill -KILL $!"#;
+const WATCHED: &str = r#"log=$1; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!; read _; kill -KILL $! 2>/dev/null"#;
 
 /// The binary, or instructions.
 fn binary() -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dc_controlplane::{ControlPlane, Error, Removal, WatchEvent, codec};
+use dc_controlplane::{ControlPlane, Error, Expected, Removal, WatchEvent, codec};
 use dc_core::{Intent, IntentKind};
 use dc_etcd::EtcdControlPlane;
 use futures::StreamExt;
@@ -144,6 +144,27 @@ async fn p5_nothing_is_lost_or_doubled_across_cut_connections() {
                 assert_eq!((put.version, id, again.version), (held.version, held.id(), back.version));
             }
             other => panic!("P5: round {round}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn p5_a_slow_reader_misses_nothing() {
+    let url = [shared_single().url()];
+    let ns = namespace();
+    let (reader, writer) = (plane(&url, &ns).await, plane(&url, &ns).await);
+    let mut watch = reader.watch().await.expect("watch");
+    replay(&mut watch).await;
+    let mut held = registered(&writer, &record("dc-1", 3_600)).await;
+    let mut written = vec![held.version];
+    for _ in 0..600 {
+        held.version = writer.register(&held, Expected::Version(held.version)).await.expect("register");
+        written.push(held.version);
+    }
+    for version in written {
+        match change(&mut watch).await {
+            WatchEvent::Put(found) => assert_eq!(found.version, version, "P5: in order, none left out"),
+            other => panic!("P5: {other:?}"),
         }
     }
 }
