@@ -490,7 +490,11 @@ fn a_grant_of_an_earlier_primary_counts_only_if_the_new_one_agrees() {
 #[test]
 fn l3_a_new_primary_knows_the_requests_that_are_done() {
     let mut world = World::settled(16, 3);
-    let key = World::key_at(&[1, 2, 3, 9], 9, None);
+    // Node 3, which asks later, keeps nothing of it.
+    let not_at_3 =
+        |key: &str| homes(key, [1, 2, 3].map(id)).0 != Some(id(3)) && homes(key, [1, 2, 3].map(id)).1 != Some(id(3));
+    let moves_to_9 = |key: &str| homes(key, [1, 2, 3, 9].map(id)).0 == Some(id(9));
+    let key = (0..10_000).map(|n| format!("a/{n}")).find(|key| not_at_3(key) && moves_to_9(key)).expect("some key");
     let first = granted(&world.claim(1, &key, 7, 100)).clone();
     world.with(1, |core, now| core.release(now, &key, 7, true));
     world.run(MS(50));
@@ -498,6 +502,37 @@ fn l3_a_new_primary_knows_the_requests_that_are_done() {
     world.agree(50);
     world.run(MS(100));
     assert_eq!(world.claim(3, &key, 8, 100), Claim::Same(first));
+}
+
+#[test]
+fn a_primary_that_stays_waits_for_the_word_of_those_who_come() {
+    let mut world = World::settled(18, 4);
+    let fits = |key: &String| {
+        let primary = |nodes: &[u8]| homes(key, nodes.iter().map(|&n| id(n))).0;
+        primary(&[1, 2, 3]) == Some(id(2)) && primary(&[1, 2, 3, 4]) == Some(id(2))
+    };
+    let key = (0..10_000).map(|n| format!("a/{n}")).find(fits).expect("some key fits");
+    world.groups.insert(4, 1);
+    world.agree(0);
+    world.run(MS(100));
+    let other_side = granted(&world.claim(4, &key, 1, 0)).clone();
+    world.groups.clear();
+    world.slow.insert((4, 2), MS(200));
+    world.agree_in(0, &HashMap::from([(4, 2)]));
+    world.run(MS(10));
+    assert_eq!(world.lookup(3, &key), Some(other_side));
+}
+
+#[test]
+fn a_claim_is_seen_only_once_it_is_granted() {
+    let mut world = World::settled(19, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, Some(3));
+    world.slow.insert((2, 3), MS(200));
+    let op = world.start_claim(1, &key, 7, 0);
+    world.run(MS(50));
+    assert_eq!(world.lookup(4, &key), None, "its backup has no copy yet");
+    let Outcome::Claim(claim) = world.outcome(1, op) else { panic!("an answer") };
+    assert_eq!(world.lookup(4, &key).as_ref(), Some(granted(&claim)));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use dc_core::{Clock, DcView, Endpoint, NodeId, SystemClock, SystemName};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::core::{Core, Own};
+use super::core::{Core, MAX_DATAGRAM, Own};
 use crate::{
     config::GossipTiming,
     events::{ClusterEvent, between},
@@ -38,6 +38,8 @@ struct World {
     groups: HashMap<SocketAddr, u32>,
     /// Other addresses of a node.
     alias: HashMap<SocketAddr, SocketAddr>,
+    /// Ways on which everything is lost, in one direction.
+    one_way: BTreeSet<(SocketAddr, SocketAddr)>,
     /// Nodes that stand still.
     paused: BTreeSet<SocketAddr>,
     loss: f64,
@@ -58,16 +60,29 @@ impl World {
             sent: 0,
             groups: HashMap::new(),
             alias: HashMap::new(),
+            one_way: BTreeSet::new(),
             paused: BTreeSet::new(),
             loss: 0.0,
         }
     }
 
     fn start_with(&mut self, port: u16, id: u128, seeds: &[SocketAddr], endpoint: Option<&str>, keys: &[GossipKey]) {
+        self.start_in(("app", "dc"), port, id, seeds, endpoint, keys);
+    }
+
+    fn start_in(
+        &mut self,
+        (system, dc): (&str, &str),
+        port: u16,
+        id: u128,
+        seeds: &[SocketAddr],
+        endpoint: Option<&str>,
+        keys: &[GossipKey],
+    ) {
         let at = addr(port);
         let endpoint = endpoint.map_or(Endpoint::from(at), |text| text.parse().unwrap());
         let own = Own { node: NodeId(id), addr: at, endpoint };
-        let envelope = Envelope::new(&SystemName::new("app").unwrap(), &"dc".parse().unwrap(), keys);
+        let envelope = Envelope::new(&SystemName::new(system).unwrap(), &dc.parse().unwrap(), keys);
         let mut core = Core::new(own, GossipTiming::lan(), FOUNDING, !seeds.is_empty(), envelope, self.seed, self.now);
         core.on_seeds(self.now, seeds.to_vec());
         self.nodes.insert(at, Node { core, events: vec![], rejoined: vec![], drops: vec![] });
@@ -89,7 +104,8 @@ impl World {
         }
         node.rejoined.extend(output.rejoined);
         for (to, bytes) in output.send {
-            if self.rng.random_bool(self.loss) {
+            assert!(bytes.len() <= MAX_DATAGRAM, "a datagram of {} bytes", bytes.len());
+            if self.rng.random_bool(self.loss) || self.one_way.contains(&(at, to)) {
                 continue;
             }
             let arrival = self.now + Duration::from_micros(self.rng.random_range(200..2_000));
@@ -376,6 +392,45 @@ fn a_lossy_network_costs_no_member() {
             assert!(node.rejoined.is_empty(), "seed {seed}: {at} was declared down at 10 % loss");
         }
     }
+}
+
+#[test]
+fn a_link_that_works_in_one_direction_only_costs_no_member() {
+    for seed in 0..5 {
+        let mut world = World::cluster(seed, &[1, 2, 3, 4]);
+        world.one_way.insert((addr(1), addr(2)));
+        world.run(SECONDS(60));
+        assert!(world.agree(&[1, 2, 3, 4], Some(1)), "seed {seed}");
+        for (at, node) in &world.nodes {
+            assert!(node.rejoined.is_empty(), "seed {seed}: {at} was declared down");
+        }
+    }
+}
+
+#[test]
+fn sixty_nodes_that_start_together_become_one_cluster() {
+    let mut world = World::new(21);
+    let ports: Vec<u16> = (1..=60).collect();
+    ports.iter().for_each(|&port| world.start(port));
+    let took = world.until("one cluster", SECONDS(20), |w| w.agree(&ports, None));
+    println!("agreed after {took:?}");
+    world.nodes.remove(&addr(30));
+    let left: Vec<u16> = ports.iter().copied().filter(|&port| port != 30).collect();
+    world.until("the death of one", SECONDS(5), |w| w.agree(&left, None));
+}
+
+#[test]
+fn the_longest_names_leave_room_for_gossip() {
+    let dc = [&"=C3=A4".repeat(31), &"=C3=A4".repeat(31), &"=C3=A4".repeat(31)].map(|part| part.as_str()).join("/");
+    let system = "s".repeat(63);
+    let key = GossipKey::new([1; 32]);
+    let mut world = World::new(22);
+    let ports: Vec<u16> = (1..=12).collect();
+    for &port in &ports {
+        let seeds = [addr(1), addr(2)];
+        world.start_in((&system, &dc), port, port.into(), &seeds, None, std::slice::from_ref(&key));
+    }
+    world.until("one cluster", SECONDS(10), |w| w.agree(&ports, None));
 }
 
 #[test]
