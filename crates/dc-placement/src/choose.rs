@@ -15,7 +15,7 @@ use crate::{
 pub const COMPARED: usize = 16;
 
 /// Draws before the matches are walked: only selectors of several criteria, and excluded endpoints, make a draw fail.
-const DRAWS: usize = 8;
+const DRAWS: usize = 24;
 
 /// Chooses a datacenter and its first endpoint (L1, L2). Pure: the same inputs and seed give the same choice.
 ///

@@ -28,6 +28,7 @@ enum Found<'a> {
 
 impl<'a> Candidates<'a> {
     /// How many entries the list holds; matches are at most as many.
+    #[inline]
     pub fn len(&self) -> usize {
         match self.found {
             Found::One(_) => 1,
@@ -46,6 +47,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The entry of this number, a match or not.
+    #[inline]
     pub fn get(&self, number: usize) -> Option<&'a Arc<Entry>> {
         match self.found {
             Found::One(entry) => (number == 0).then_some(entry),

@@ -159,6 +159,7 @@ impl Snapshot {
             let slot = self.slots.insert(Arc::clone(&entry));
             self.by_id.insert(hash, slot);
             self.link(slot, &entry);
+            self.set_home(slot, &entry);
             return None;
         };
         // The slot came from the index, so it is full.
@@ -170,6 +171,10 @@ impl Snapshot {
             self.unlink(slot, &old);
             self.slots.replace(slot, Arc::clone(&entry));
             self.link(slot, &entry);
+            if old.takes_traffic() != entry.takes_traffic() {
+                self.unset_home(slot);
+                self.set_home(slot, &entry);
+            }
         }
         Some(old)
     }
@@ -180,6 +185,7 @@ impl Snapshot {
         let entry = self.slots.get(slot).map(Arc::clone)?;
         self.generation += 1;
         self.unlink(slot, &entry);
+        self.unset_home(slot);
         self.by_id.remove(hash::index(id.as_str().as_bytes()), |&other| other == slot);
         self.slots.remove(slot);
         Some(entry)
@@ -204,9 +210,20 @@ impl Snapshot {
             self.by_label.add(key, value, class, slot, slots);
         }
         self.all.add(class, slot, slots);
-        if class >= Routability::Traffic {
+    }
+
+    /// Makes `entry` a home, if it may be one. Its slot is full already.
+    fn set_home(&mut self, slot: u32, entry: &Entry) {
+        if entry.takes_traffic() {
+            let slots = &self.slots;
             let at = self.homes.partition_point(|home| slots.id(home.slot) < Some(entry.id()));
             Arc::make_mut(&mut self.homes).insert(at, Home { hash: entry.home_hash(), slot });
+        }
+    }
+
+    fn unset_home(&mut self, slot: u32) {
+        if let Some(at) = self.homes.iter().position(|home| home.slot == slot) {
+            Arc::make_mut(&mut self.homes).remove(at);
         }
     }
 
@@ -223,9 +240,6 @@ impl Snapshot {
             self.by_label.take(key, value, class, slot);
         }
         self.all.take(class, slot);
-        if class >= Routability::Traffic {
-            Arc::make_mut(&mut self.homes).retain(|home| home.slot != slot);
-        }
     }
 }
 

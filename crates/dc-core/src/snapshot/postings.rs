@@ -9,7 +9,45 @@ use crate::Routability;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Posting {
     /// At [`place`]: placements, traffic only, nothing.
-    lists: [Arc<Vec<u32>>; 3],
+    lists: [List; 3],
+}
+
+/// Slots in order. Most names are borne by one datacenter: that needs no allocation, and no hop to read.
+#[derive(Clone, Debug, Default)]
+enum List {
+    #[default]
+    Empty,
+    One(u32),
+    Many(Arc<Vec<u32>>),
+}
+
+impl List {
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::Empty => &[],
+            Self::One(slot) => std::slice::from_ref(slot),
+            Self::Many(slots) => slots,
+        }
+    }
+
+    fn insert(&mut self, at: usize, slot: u32) {
+        match self {
+            Self::Empty => *self = Self::One(slot),
+            Self::One(other) => {
+                let pair = if at == 0 { vec![slot, *other] } else { vec![*other, slot] };
+                *self = Self::Many(Arc::new(pair));
+            }
+            Self::Many(slots) => Arc::make_mut(slots).insert(at, slot),
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        match self {
+            Self::Empty | Self::One(_) => *self = Self::Empty,
+            Self::Many(slots) if slots.len() == 2 => *self = Self::One(slots[1 - at]),
+            Self::Many(slots) => drop(Arc::make_mut(slots).remove(at)),
+        }
+    }
 }
 
 fn place(class: Routability) -> usize {
@@ -29,20 +67,20 @@ impl Posting {
 
     /// How many slots take at least `at_least`.
     pub(super) fn len(&self, at_least: Routability) -> usize {
-        self.lists[..=place(at_least)].iter().map(|list| list.len()).sum()
+        self.lists[..=place(at_least)].iter().map(|list| list.as_slice().len()).sum()
     }
 
     /// Adds a slot, which is full already.
     pub(super) fn add(&mut self, class: Routability, slot: u32, slots: &Slots) {
         let list = &mut self.lists[place(class)];
-        let at = list.partition_point(|&other| slots.id(other) < slots.id(slot));
-        Arc::make_mut(list).insert(at, slot);
+        let at = list.as_slice().partition_point(|&other| slots.id(other) < slots.id(slot));
+        list.insert(at, slot);
     }
 
     pub(super) fn take(&mut self, class: Routability, slot: u32) {
         let list = &mut self.lists[place(class)];
-        if let Some(at) = list.iter().position(|&other| other == slot) {
-            Arc::make_mut(list).remove(at);
+        if let Some(at) = list.as_slice().iter().position(|&other| other == slot) {
+            list.remove(at);
         }
     }
 
@@ -56,6 +94,13 @@ struct Keyed {
     key: Box<str>,
     value: Box<str>,
     posting: Posting,
+}
+
+impl Keyed {
+    fn is(&self, key: &str, value: &str) -> bool {
+        // Empty strings are not compared: their dangling pointers cost glibc's vectorised memcmp 100 ns.
+        *self.key == *key && self.value.len() == value.len() && (value.is_empty() || *self.value == *value)
+    }
 }
 
 /// Postings by key and value (of a label; elsewhere the value is empty).
@@ -74,13 +119,13 @@ impl Postings {
     }
 
     pub(super) fn get(&self, key: &str, value: &str) -> Option<&Posting> {
-        let is_it = |keyed: &Arc<Keyed>| *keyed.key == *key && *keyed.value == *value;
+        let is_it = |keyed: &Arc<Keyed>| keyed.is(key, value);
         self.0.find(hash_of(key, value), is_it).map(|keyed| &keyed.posting)
     }
 
     pub(super) fn add(&mut self, key: &str, value: &str, class: Routability, slot: u32, slots: &Slots) {
         let hash = hash_of(key, value);
-        let is_it = |keyed: &Arc<Keyed>| *keyed.key == *key && *keyed.value == *value;
+        let is_it = |keyed: &Arc<Keyed>| keyed.is(key, value);
         if let Some(keyed) = self.0.find_mut(hash, is_it) {
             Arc::make_mut(keyed).posting.add(class, slot, slots);
             return;
@@ -92,7 +137,7 @@ impl Postings {
 
     pub(super) fn take(&mut self, key: &str, value: &str, class: Routability, slot: u32) {
         let hash = hash_of(key, value);
-        let is_it = |keyed: &Arc<Keyed>| *keyed.key == *key && *keyed.value == *value;
+        let is_it = |keyed: &Arc<Keyed>| keyed.is(key, value);
         let Some(keyed) = self.0.find_mut(hash, is_it) else { return };
         let posting = &mut Arc::make_mut(keyed).posting;
         posting.take(class, slot);

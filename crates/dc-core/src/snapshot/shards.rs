@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 const SHARDS: usize = 256;
 
-type Shard<V> = Arc<Vec<(u64, V)>>;
+type Shard<V> = Arc<[(u64, V)]>;
 
 /// Values by hash; the caller tells apart what shares a hash. Shards are sorted by hash.
 #[derive(Clone, Debug)]
@@ -66,20 +66,19 @@ impl<V: Clone> ShardMap<V> {
 
     /// Adds a value. The caller has made sure that it is not there yet.
     pub(super) fn insert(&mut self, hash: u64, value: V) {
-        let shard = Arc::make_mut(self.shard_mut(hash).get_or_insert_default());
+        let place = self.shard_mut(hash);
+        let mut shard = place.as_deref().unwrap_or_default().to_vec();
         let at = shard.partition_point(|(other, _)| *other <= hash);
         shard.insert(at, (hash, value));
+        *place = Some(shard.into());
     }
 
     /// Removes the value under `hash` that `is_it` recognises.
     pub(super) fn remove(&mut self, hash: u64, is_it: impl Fn(&V) -> bool) {
         let place = self.shard_mut(hash);
         if let Some(shard) = place {
-            let shard = Arc::make_mut(shard);
-            shard.retain(|(other, value)| *other != hash || !is_it(value));
-            if shard.is_empty() {
-                *place = None;
-            }
+            let rest: Vec<_> = shard.iter().filter(|(other, value)| *other != hash || !is_it(value)).cloned().collect();
+            *place = (!rest.is_empty()).then(|| rest.into());
         }
     }
 }
