@@ -18,7 +18,7 @@ use crate::{
     codec::{Codec, to_bytes},
     error::{AskError, Error},
     grain::GrainRef,
-    host::{Cell, Key, Outcome, Port, Refusal},
+    host::{Cell, Outcome, Port, Refusal},
     link,
     message::{Handles, RemoteActor, RemoteMessage},
     reference::{Ref, Route, Way},
@@ -201,7 +201,7 @@ where
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(refused)) => {
                     *payload = Payload::Typed(refused.message);
-                    Err(not_entered(cell, refused.error))
+                    Err(refused.error)
                 }
                 // Dropping the send took the message out of the queue for room.
                 Err(_) => Err(Error::Timeout { to: cell.core().label(), after, not_run: true }),
@@ -242,7 +242,7 @@ where
                 Ok(answer) => answer,
                 Err(refused) => {
                     *payload = Payload::Typed(refused.message);
-                    Err(AskError::Failed(not_entered(cell, refused.error)))
+                    Err(AskError::Failed(refused.error))
                 }
             }
         }
@@ -275,6 +275,11 @@ where
         cell.send(M::NAME, message, Port::Local(tx), Some(deadline), 0).await?;
         let answer = match rx.await {
             Ok(Outcome::Answer(answer)) => Ok(answer),
+            Ok(Outcome::NotRun { error, message }) => match message.downcast() {
+                Ok(message) => return Err(crate::host::Refused { message: *message, error }),
+                // It is the message that was sent, so it has its type.
+                Err(_) => Err(error),
+            },
             Ok(Outcome::Promised(promise)) => promise.answer().await,
             Ok(Outcome::Failed(error)) => Err(error),
             // The envelope answers in every case; were it lost, nobody could know whether it ran.
@@ -293,14 +298,6 @@ where
             Refusal::Forward(reason) => AskError::Failed(Error::NoAnswer { actor: cell.core().label(), reason }),
         }),
     })
-}
-
-/// A grain that takes nothing any more is not here: it may be elsewhere by now.
-fn not_entered<A: RemoteActor>(cell: &Cell<A>, error: Error) -> Error {
-    match cell.core().key {
-        Key::Grain(_) => Error::not_found(cell.core().label()),
-        Key::Anonymous | Key::Name(_) => error,
-    }
 }
 
 fn listed<A, M>(cell: &Arc<Cell<A>>) -> Result<(), Error>

@@ -190,10 +190,16 @@ impl<A: RemoteActor> GrainRef<A> {
     }
 }
 
-/// Errors that say: certainly not run, and the grain may be (or become) active elsewhere. What was in the mailbox of
-/// an activation that failed (`ActorStopped`) is not among them: that is reported (A5).
+/// Errors that say: certainly not run, and the grain may be (or become) active elsewhere. What was queued behind a
+/// failure is among them: for a grain, the next activation takes it.
 fn moved(error: &Error) -> bool {
-    matches!(error, Error::ActorNotFound { .. } | Error::Unreachable { .. } | Error::ShuttingDown { .. })
+    matches!(
+        error,
+        Error::ActorNotFound { .. }
+            | Error::ActorStopped { .. }
+            | Error::Unreachable { .. }
+            | Error::ShuttingDown { .. }
+    )
 }
 
 /// How often, and how long, a message looks for its grain.

@@ -24,6 +24,8 @@ pub(crate) enum Outcome {
     Promised(Promise),
     /// It did not run, or did not end.
     Failed(Error),
+    /// It certainly did not run: here it is again.
+    NotRun { error: Error, message: Box<dyn Any + Send> },
 }
 
 /// An answer that a handler delegated to somebody else.
@@ -153,9 +155,10 @@ impl Drop for Guard {
     }
 }
 
-/// One message that entered the gate of its target. Dropped unrun, it reports "certainly did not run".
-pub(crate) struct Envelope<M> {
-    message: M,
+/// One message that entered the gate of its target. Dropped unrun, it reports "certainly did not run", and hands the
+/// message back to an asker of this node.
+pub(crate) struct Envelope<M: Send + 'static> {
+    message: Option<M>,
     guard: Guard,
     deadline: Option<Instant>,
     epoch: u64,
@@ -171,7 +174,8 @@ impl<M: Send + 'static> Envelope<M> {
         deadline: Option<Instant>,
         epoch: u64,
     ) -> Self {
-        Self { message, guard: Guard { core, port: Some(port), name, began: false }, deadline, epoch }
+        let guard = Guard { core, port: Some(port), name, began: false };
+        Self { message: Some(message), guard, deadline, epoch }
     }
 
     /// As kameo carries it.
@@ -179,12 +183,14 @@ impl<M: Send + 'static> Envelope<M> {
         Signal::Callback { actor_ref, callback: Box::new(move |actor, ctx| Box::pin(self.run(actor, ctx))) }
     }
 
-    async fn run<A: Message<M>>(self, actor: &mut A, ctx: &mut Context<A, ()>) {
-        let Self { message, mut guard, deadline, epoch } = self;
-        if let Some(error) = refusal(&guard.core, deadline, epoch) {
-            guard.fail(error);
+    async fn run<A: Message<M>>(mut self, actor: &mut A, ctx: &mut Context<A, ()>) {
+        if let Some(error) = refusal(&self.guard.core, self.deadline, self.epoch) {
+            self.guard.fail(error);
             return;
         }
+        let Some(message) = self.message.take() else { return };
+        let mut this = self;
+        let guard = &mut this.guard;
         let (tx, rx) = match guard.port {
             Some(Port::Tell) | None => (None, None),
             Some(_) => {
@@ -210,12 +216,12 @@ impl<M: Send + 'static> Envelope<M> {
             Ok(Err(err)) => {
                 let text = format!("a handler returned {err:?}");
                 guard.panicked(text.clone());
-                drop(guard);
+                drop(this);
                 std::panic::resume_unwind(Box::new(text));
             }
             Err(payload) => {
                 guard.panicked(panic_text(&*payload));
-                drop(guard);
+                drop(this);
                 std::panic::resume_unwind(payload);
             }
         }
@@ -244,7 +250,19 @@ pub(super) fn panic_text(payload: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without text".to_owned())
 }
 
-impl<M> fmt::Debug for Envelope<M> {
+impl<M: Send + 'static> Drop for Envelope<M> {
+    fn drop(&mut self) {
+        let Some(message) = self.message.take() else { return };
+        if let Some(port) = self.guard.port.take_if(|port| matches!(port, Port::Local(_)))
+            && let Port::Local(tx) = port
+        {
+            let error = self.guard.core.stopped_error();
+            drop(tx.send(Outcome::NotRun { error, message: Box::new(message) }));
+        }
+    }
+}
+
+impl<M: Send + 'static> fmt::Debug for Envelope<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} for {:?}", self.guard.name, self.guard.core)
     }

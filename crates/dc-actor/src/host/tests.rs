@@ -227,14 +227,14 @@ where
     let answer = match outcome {
         Outcome::Answer(answer) => answer,
         Outcome::Promised(promise) => promise.answer().await?,
-        Outcome::Failed(error) => return Err(error),
+        Outcome::Failed(error) | Outcome::NotRun { error, .. } => return Err(error),
     };
     Ok(<Probe as Handles<M>>::open(answer).expect("no handler error here"))
 }
 
 fn failed(outcome: Result<Outcome, oneshot::error::RecvError>) -> Error {
     match outcome.expect("every envelope answers") {
-        Outcome::Failed(error) => error,
+        Outcome::Failed(error) | Outcome::NotRun { error, .. } => error,
         Outcome::Answer(_) | Outcome::Promised(_) => panic!("it must fail"),
     }
 }
@@ -345,7 +345,7 @@ async fn a_promised_answer_comes_later_or_is_reported_as_dropped() {
     drop(sender.await.expect("handed over"));
     let error = match asked.await.expect("answers") {
         Outcome::Promised(promise) => promise.answer().await.map(drop).expect_err("dropped"),
-        Outcome::Failed(error) => error,
+        Outcome::Failed(error) | Outcome::NotRun { error, .. } => error,
         Outcome::Answer(_) => panic!("nobody answered"),
     };
     assert!(matches!(error, Error::NoAnswer { .. }), "{error}");

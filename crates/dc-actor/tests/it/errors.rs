@@ -62,13 +62,12 @@ async fn stale_records_refuse_placements_and_known_actors_go_on() {
     let known = first.spawn_on::<Worker>("known", WorkerArgs::default()).in_data_center("dc-2").await.expect("spawns");
 
     world.store.stop();
-    let refused = eventually("the table is stale", || async {
-        first
-            .spawn_on::<Worker>("new", WorkerArgs::default())
-            .in_data_center("dc-2")
-            .timeout(Duration::from_secs(1))
-            .await
-            .err()
+    let mut number = 0;
+    let refused = eventually("the table is stale", || {
+        number += 1;
+        let spawn = first.spawn_on::<Worker>(format!("new-{number}"), WorkerArgs::default());
+        let spawn = spawn.in_data_center("dc-2").timeout(Duration::from_secs(1));
+        async move { spawn.await.err() }
     });
     let refused = refused.await;
     assert!(matches!(refused, Error::DataCenterStaleRecords { .. }), "{refused}");
@@ -95,9 +94,11 @@ async fn a_drained_datacenter_refuses_spawns_with_the_reason_and_goes_on_answeri
     let worker = here.spawn_on::<Worker>("old", WorkerArgs::default()).in_data_center("dc-2").await.expect("spawns");
     let intent = Intent::new(IntentKind::Drain, "ops", "kernel upgrade");
     world.plane().set_intent(all[1][0].data_center().id(), &intent).await.expect("written");
-    let refused = eventually("the drain is known", || async {
-        let name = format!("new-{}", here.actor_count());
-        here.spawn_on::<Worker>(name, WorkerArgs::default()).in_data_center("dc-2").await.err()
+    let mut number = 0;
+    let refused = eventually("the drain is known", || {
+        number += 1;
+        let spawn = here.spawn_on::<Worker>(format!("new-{number}"), WorkerArgs::default()).in_data_center("dc-2");
+        async move { spawn.await.err() }
     })
     .await;
     let Error::DataCenterNotRoutable { reasons, .. } = &refused else { panic!("{refused}") };

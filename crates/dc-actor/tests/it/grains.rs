@@ -98,22 +98,22 @@ async fn a_grain_goes_to_rest_when_idle_and_comes_back_with_the_next_message() {
 async fn g1_messages_that_race_with_rest_run_once_and_in_one_place() {
     let world = World::new("race");
     let all = world.start(["dc-1", "dc-2"], 2).await;
-    // About as long as the idle time, so that messages meet the grain at every stage of going to rest.
+    // The pauses are about as long as the idle time, so that messages meet the grain at every stage of going to rest.
+    let round = tokio::sync::Barrier::new(4);
     let senders = all.iter().flatten().enumerate().map(|(number, system)| {
         let grain = system.grain::<RestlessCart>("race");
+        let round = &round;
         async move {
-            let mut sum = 0;
-            for step in 0..15_u64 {
+            for step in 0..30_u64 {
+                round.wait().await;
+                tokio::time::sleep(Duration::from_millis(40 + step + 3 * number as u64)).await;
                 let answer = grain.ask(AddItem(1)).await.expect("certainly not run is tried again");
-                sum += u64::from(answer.items > 0);
+                assert!(answer.items > 0);
                 grain.tell(AddItem(1)).await.expect("accepted");
-                tokio::time::sleep(Duration::from_millis(45 + (step * 7 + number as u64 * 3) % 25)).await;
             }
-            sum
         }
     });
-    let answered: u64 = soon("all senders", join_all(senders)).await.into_iter().sum();
-    assert_eq!(answered, 60);
+    soon("all senders", join_all(senders)).await;
     let lives = lives("restless-cart/race");
     assert_eq!(lives.most, 1, "never two at once: {lives:?}");
     assert!(lives.begun > 1, "it did go to rest: {lives:?}");

@@ -50,20 +50,18 @@ async fn d6_actors_finish_what_is_in_their_mailboxes_and_late_ones_are_killed() 
     let all = world.start(["dc-1", "dc-2"], 1).await;
     let here = &all[0][0];
     let worker = here.spawn_on::<Worker>("w", WorkerArgs::default()).in_data_center("dc-2").await.expect("spawns");
-    let busy = tokio::spawn(worker.ask(Busy { ms: 300 }).into_future());
-    let noted = {
-        worker.tell(Note(1)).await.expect("accepted");
-        tokio::spawn(worker.ask(Noted).into_future())
-    };
-    eventually("both are in the mailbox", || async {
-        // The actor is busy: what was sent is behind it as soon as the link has delivered it.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        Some(())
-    })
-    .await;
-    soon("shutdown", all[1][0].shutdown()).await.expect("ends in good order");
-    assert_eq!(busy.await.unwrap(), Ok(()), "it was finished");
-    assert_eq!(noted.await.unwrap(), Ok(vec![1]), "and so was what came behind it");
+    let other = here.spawn_on::<Worker>("o", WorkerArgs::default()).in_data_center("dc-2").await.expect("spawns");
+    let mut busy = worker.ask(Busy { ms: 300 }).into_future();
+    assert!(futures::poll!(&mut busy).is_pending());
+    worker.tell(Note(1)).await.expect("accepted");
+    let mut noted = worker.ask(Noted).into_future();
+    assert!(futures::poll!(&mut noted).is_pending());
+    // What is sent later over the same connection has been answered: so the others have arrived.
+    assert_eq!(other.ask(Noted).await, Ok(vec![]));
+    let (ended, busy, noted) = tokio::join!(soon("shutdown", all[1][0].shutdown()), busy, noted);
+    ended.expect("ends in good order");
+    assert_eq!(busy, Ok(()), "it was finished");
+    assert_eq!(noted, Ok(vec![1]), "and so was what came behind it");
 
     let hasty = world.describe("dc-3", &[]).shutdown_grace(Duration::from_millis(100)).start().await.expect("starts");
     let slow = hasty.spawn::<Worker>(WorkerArgs::default()).await.expect("spawns");
