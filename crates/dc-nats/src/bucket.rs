@@ -102,6 +102,8 @@ impl Bucket {
         self.wire.link.connected().await;
         let connects = self.wire.link.connects();
         self.wire.link.check_version()?;
+        // Before the leader is asked: what is acknowledged meanwhile proves nothing.
+        let highest = self.highest();
         let info = self.open(call).await?;
         let audit = audit(&info.config, &self.config);
         if !audit.impossible.is_empty() {
@@ -114,12 +116,13 @@ impl Bucket {
                 tracing::warn!(bucket = self.config.bucket, finding, "NATS is not set up safely");
             }
         }
-        if self.config.strict && !audit.findings.is_empty() {
-            return Err(cannot_work(audit.findings));
+        self.check_strict(audit.findings.clone())?;
+        if info.state.last_seq < highest {
+            tracing::error!(now = info.state.last_seq, seen = highest, "the store went back, or is another");
+            self.highest.store(info.state.last_seq, Ordering::SeqCst);
         }
         if let Some(before) = before.filter(|before| before.store != store) {
             tracing::error!(before = %before.store, now = %store, "this is another store than before");
-            self.highest.store(info.state.last_seq, Ordering::SeqCst);
         }
         let ready = Arc::new(Ready {
             store,
@@ -133,12 +136,18 @@ impl Bucket {
         Ok(ready)
     }
 
+    fn check_strict(&self, findings: Vec<String>) -> Result<(), Error> {
+        if self.config.strict && !findings.is_empty() { Err(cannot_work(findings)) } else { Ok(()) }
+    }
+
     /// The stream's settings; made or mended where that is needed and possible.
     async fn open(&self, call: &Call) -> Result<StreamInfo, Error> {
         let stream = self.wire.keys.stream();
         let info = match self.api::<StreamInfo>(call, &format!("STREAM.INFO.{stream}"), None).await {
             Err(ApiOr::Api(err)) if err.is_not_found() => {
                 let wanted = settings(&self.config, &self.wire.keys.all(), stream);
+                self.check_strict(audit(&wanted, &self.config).findings)?;
+                let wanted = Value::Object(wanted);
                 match self.api(call, &format!("STREAM.CREATE.{stream}"), Some(&wanted)).await {
                     // Another process made it meanwhile, from other settings.
                     Err(ApiOr::Api(err)) if err.is_name_in_use() => {
@@ -353,8 +362,8 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// The settings of a new bucket: those of every key-value bucket, with one value for each key and TTL markers.
-fn settings(config: &NatsConfig, subject: &str, stream: &str) -> Value {
-    json!({
+fn settings(config: &NatsConfig, subject: &str, stream: &str) -> Map<String, Value> {
+    let settings = json!({
         "name": stream,
         "description": "multidc: datacenter records and intents",
         "subjects": [subject],
@@ -373,7 +382,12 @@ fn settings(config: &NatsConfig, subject: &str, stream: &str) -> Value {
         "deny_delete": true,
         "allow_msg_ttl": true,
         "subject_delete_marker_ttl": nanos(config.marker_ttl),
-    })
+    });
+    match settings {
+        Value::Object(settings) => settings,
+        // An object was written above.
+        _ => Map::new(),
+    }
 }
 
 /// What an existing bucket's settings mean for us (P13).
@@ -498,10 +512,7 @@ mod tests {
     }
 
     fn made() -> Map<String, Value> {
-        match settings(&config(), "$KV.multidc.>", "KV_multidc") {
-            Value::Object(map) => map,
-            other => panic!("{other}"),
-        }
+        settings(&config(), "$KV.multidc.>", "KV_multidc")
     }
 
     #[test]

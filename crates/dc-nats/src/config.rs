@@ -295,7 +295,24 @@ fn unescape(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_url_is_taken_or_refused_by_name_without_its_secret(
+            url in "((nats|tls|http)://)?((u|:|@|%|%4|%41|h|\\[|\\]|/|\\?|#|s3cret@){0,8}|.{0,20})(:[0-9]{0,6})?",
+        ) {
+            match NatsConfig::builder(url.clone()).build() {
+                Ok(config) => prop_assert!(config.servers.iter().all(|server| !server.has_user_pass())),
+                Err(err) => {
+                    prop_assert!(err.field == "url" || err.field == "credentials" || err.field == "token" || err.field == "user", "{}", err);
+                    prop_assert!(!err.to_string().contains("s3cret"), "{url}: {err}");
+                }
+            }
+        }
+    }
 
     const SEED: &str = "SUANQDPB2RUOE4ETUA26CNX7FUKE5ZZKFCQIIW63OX225F2CO7UEXTM7ZY";
 

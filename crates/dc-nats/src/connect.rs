@@ -55,12 +55,13 @@ impl Link {
     pub(crate) async fn open(config: &NatsConfig) -> Result<Self, Error> {
         let (news, receiver) = watch::channel(News::default());
         let news = Arc::new(news);
-        let first = options(config, &news).await?.connect(&config.servers[..]);
-        let why: BoxError = match tokio::time::timeout(config.request_timeout, first).await {
-            Ok(Ok(client)) => return Ok(Self { client, news: receiver }),
-            Ok(Err(err)) => classify(err)?,
-            Err(elapsed) => elapsed.into(),
-        };
+        let mut why: BoxError = "no server answers".into();
+        let first = Self::first(config, &news, &mut why);
+        if let Ok(first) = tokio::time::timeout(config.request_timeout, first).await
+            && let Some(client) = first?
+        {
+            return Ok(Self { client, news: receiver });
+        }
         if config.require_at_start {
             let outcome = Outcome::Unchanged;
             return Err(Error::Unreachable { backend: BACKEND, operation: "connect", outcome, source: why });
@@ -75,6 +76,24 @@ impl Link {
             Err(err) => err,
         })?;
         Ok(Self { client, news: receiver })
+    }
+
+    /// Tries all servers once; again and again where one is required. `why` tells why none is connected yet.
+    async fn first(
+        config: &NatsConfig,
+        news: &Arc<watch::Sender<News>>,
+        why: &mut BoxError,
+    ) -> Result<Option<Client>, Error> {
+        loop {
+            match options(config, news).await?.connect(&config.servers[..]).await {
+                Ok(client) => return Ok(Some(client)),
+                Err(err) => *why = classify(err)?,
+            }
+            if !config.require_at_start {
+                return Ok(None);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub(crate) fn client(&self) -> &Client {

@@ -124,8 +124,23 @@ mod tests {
     use std::collections::BTreeSet;
 
     use dc_core::DataCenter;
+    use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn garbage_is_foreign_or_writes_back_alike(key in "([0-9a-f]\\.[0-9a-f]\\.)?(records/|intents/|meta/store|)[a-z=/.0-9A-F\u{e4}-]{0,12}") {
+            let keys = Keys::new("b");
+            let subject = format!("$KV.b.{key}");
+            match keys.read(&subject) {
+                Key::Record(id) => prop_assert_eq!(keys.record(&id), subject),
+                Key::Intent(id) => prop_assert_eq!(keys.intent(&id), subject),
+                Key::Store => prop_assert_eq!(keys.store(), subject),
+                Key::Foreign(corrupt) => prop_assert_eq!(corrupt.key, key),
+            }
+        }
+    }
 
     fn id(name: &str) -> DataCenterId {
         DataCenter::new(name).region("eu").build().unwrap().id().clone()

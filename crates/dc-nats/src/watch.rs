@@ -52,6 +52,7 @@ pub(crate) async fn open(inner: &Arc<Inner>, call: &Call) -> Result<Watch, Error
         last: 0,
         replayed: false,
         contact: now,
+        in_step: now,
     };
     tokio::spawn(watcher.run(consumer));
     Ok(ReceiverStream::new(receiver).boxed())
@@ -150,6 +151,8 @@ struct Watcher {
     replayed: bool,
     /// When the server last showed that nothing was missed.
     contact: Instant,
+    /// When the reader was last told so.
+    in_step: Instant,
 }
 
 /// Why following a consumer ended.
@@ -290,8 +293,7 @@ impl Watcher {
         }
         self.contact = self.inner.clock.now();
         if self.replayed {
-            self.expire().await?;
-            self.send(WatchEvent::InStep).await
+            self.in_step().await
         } else {
             // All that was pending has come, though the last of it may have gone before it was sent.
             self.replay_done(consumer).await
@@ -313,10 +315,25 @@ impl Watcher {
             let (subject, payload) = (message.subject.to_string(), message.payload);
             self.deliver(Stored { subject, sequence: place.stream_sequence, payload, removal }).await?;
         }
-        if !self.replayed && place.pending == 0 {
-            self.replay_done(consumer).await?;
+        if place.pending > 0 {
+            return Ok(());
         }
-        Ok(())
+        if !self.replayed {
+            return self.replay_done(consumer).await;
+        }
+        // A bucket that is written to all the time has no idle heartbeats.
+        if self.contact.saturating_duration_since(self.in_step) >= IDLE_HEARTBEAT {
+            self.in_step().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The server showed that nothing is outstanding as of `contact` (C4).
+    async fn in_step(&mut self) -> Result<(), End> {
+        self.in_step = self.contact;
+        self.expire().await?;
+        self.send(WatchEvent::InStep).await
     }
 
     async fn deliver(&mut self, stored: Stored) -> Result<(), End> {
@@ -445,7 +462,17 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn garbage_is_no_place(reply in "(\\$JS\\.ACK\\.)?([a-z0-9-]{0,3}\\.){0,12}[0-9]{0,25}") {
+            // It is read or refused; it never panics.
+            let _ = Place::parse(&reply);
+        }
+    }
 
     #[test]
     fn places_are_read_from_both_forms_of_the_reply() {

@@ -41,8 +41,22 @@ async fn p12_an_unreachable_store_is_an_error_at_start_only_if_it_is_required() 
     assert!(took < Duration::from_secs(5), "P11: {took:?}");
     assert!(!err.outcome_unknown(), "nothing was sent");
 
-    let err = refused(connect(NatsConfig::builder(NOWHERE).require_at_start(true)).await);
+    let (err, took) = timed(connect(NatsConfig::builder(NOWHERE).require_at_start(true))).await;
+    let err = refused(err);
     assert!(matches!(err, Error::Unreachable { operation: "connect", .. }), "{err:?}");
+    assert!(took >= Duration::from_secs(3), "a server may come up within the timeout, but it took {took:?}");
+}
+
+#[tokio::test]
+async fn a_required_server_may_come_up_within_the_timeout() {
+    let mut server = Server::start("");
+    let url = server.url();
+    server.kill();
+    let (connected, ()) = tokio::join!(connect(NatsConfig::builder(url).require_at_start(true)), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.start_again();
+    });
+    connected.expect("it came up").store().await.expect("store");
 }
 
 #[tokio::test]

@@ -89,6 +89,8 @@ async fn p13_strict_mode_asks_for_three_replicas_and_a_word_on_fsync() {
     assert!(capabilities.findings.is_empty() && !capabilities.linearizable_reads, "{capabilities:?}");
     let found = findings(connect(ours().fsync_always(true).bucket("one").replicas(1)).await);
     assert!(found.iter().any(|finding| finding.contains("1 replica")), "{found:?}");
+    let left = admin::bucket(&admin::client(&cluster.urls()).await, "one").await;
+    assert_eq!(left["error"]["err_code"], 10_059, "what is refused is not made: {left}");
 }
 
 /// What a server of `version` says, as far as a client sees it before anything is asked of JetStream.

@@ -209,6 +209,32 @@ async fn c4_an_idle_watch_shows_contact_and_a_silent_server_shows_none() {
     find(&mut watch, "a sign of life", |event| matches!(event, WatchEvent::InStep).then_some(())).await;
 }
 
+#[tokio::test]
+async fn c4_a_busy_watch_shows_contact_as_well() {
+    let ground = ground(LONG).await;
+    let mut watch = ground.far.watch().await.expect("watch");
+    replay(&mut watch).await;
+    let mut held = record("dc-1", LONG);
+    held.version = ground.near.register(&held, Expected::Absent).await.expect("register");
+    // No pause between writes is as long as an idle heartbeat's.
+    let busy = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            held.version = ground.near.heartbeat(&held).await.expect("heartbeat");
+        }
+    };
+    let in_step = async {
+        for _ in 0..2 {
+            find(&mut watch, "a sign of life", |event| matches!(event, WatchEvent::InStep).then_some(())).await;
+        }
+    };
+    let ((), took) = tokio::select! {
+        () = busy => unreachable!("it goes on for ever"),
+        timed = timed(in_step) => timed,
+    };
+    assert!(took < Duration::from_secs(8), "C4: {took:?}");
+}
+
 /// What cannot be handed on cannot be kept for ever either: traces of removals go meanwhile.
 #[tokio::test]
 async fn p5_a_reader_that_sleeps_too_long_starts_over() {

@@ -94,6 +94,7 @@ impl Server {
             }
             let mut greeting = [0; 4];
             let mut stream = TcpStream::connect(self.address()).ok()?;
+            stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
             stream.read_exact(&mut greeting).ok()?;
             (&greeting == b"INFO").then_some(true)
         })
