@@ -31,6 +31,8 @@ mod events;
 mod identity;
 mod membership;
 mod seal;
+#[cfg(test)]
+mod simulation;
 
 pub use cluster::{Cluster, ClusterError};
 pub use config::{ClusterConfig, ClusterConfigBuilder, GossipTiming};

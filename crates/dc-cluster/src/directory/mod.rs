@@ -20,7 +20,7 @@ use dc_core::{Endpoint, Invalid, NodeId};
 use serde::{Deserialize, Serialize};
 
 mod age;
-mod core;
+pub(crate) mod core;
 pub(crate) mod driver;
 pub(crate) mod rendezvous;
 mod serve;
