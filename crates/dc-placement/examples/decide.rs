@@ -54,7 +54,8 @@ fn measure(what: &str, count: usize, snapshot: &Snapshot, selectors: &[DataCente
         let begun = SystemClock.now();
         for seed in 0..DECISIONS {
             // Another selector each time, in an order that the processor cannot foresee.
-            let at = (dc_core::snapshot::hash::mix(seed ^ round) % selectors.len() as u64) as usize;
+            let drawn = u128::from(dc_core::snapshot::hash::mix(seed ^ round));
+            let at = ((drawn * selectors.len() as u128) >> 64) as usize;
             let request = Request::placement(&selectors[at], fresh).strategy(strategy);
             match choose(snapshot, &request, seed) {
                 Ok(choice) => drop(black_box(choice.endpoint())),

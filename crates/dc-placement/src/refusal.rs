@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use dc_core::{
     DataCenterId, DataCenterSelector, DataCenterState, Entry, Freshness, Intent, IntentKind, Routability, Seen,
-    Snapshot,
+    Snapshot, routability,
 };
 
 use crate::{Purpose, Request};
@@ -95,16 +95,14 @@ impl Reason {
         if entry.seen() == Seen::Expired {
             return Some(Self::Expired);
         }
+        // Who wanted it and why tells more than the state that follows from it.
+        if let Some(intent) = entry.intent().filter(|intent| routability(DataCenterState::Active, intent.want) < needs)
+        {
+            return Some(Self::Intent((**intent).clone()));
+        }
         let state = entry.record().state;
-        if dc_core::routability(state, IntentKind::Serve) < needs {
-            return Some(Self::State(state));
-        }
-        match entry.intent() {
-            Some(intent) if dc_core::routability(DataCenterState::Active, intent.want) < needs => {
-                Some(Self::Intent((**intent).clone()))
-            }
-            _ => Some(Self::Grace),
-        }
+        let by_state = routability(state, IntentKind::Serve) < needs;
+        Some(if by_state { Self::State(state) } else { Self::Grace })
     }
 }
 
