@@ -153,6 +153,12 @@ impl Bucket {
                     Err(ApiOr::Api(err)) if err.is_name_in_use() => {
                         self.api(call, &format!("STREAM.INFO.{stream}"), None).await
                     }
+                    Err(ApiOr::Api(err)) => {
+                        let bucket = &self.config.bucket;
+                        return Err(cannot_work(vec![format!(
+                            "the bucket {bucket} cannot be made as configured: {err}"
+                        )]));
+                    }
                     made => made,
                 }
             }
@@ -183,6 +189,7 @@ impl Bucket {
         let subject = self.wire.keys.store();
         let mut at_least = 0;
         let mut expected = 0;
+        let mut pause = Pause::default();
         loop {
             let read = self.read_from(call, std::slice::from_ref(&subject), at_least).await?;
             let held = read.messages.into_iter().next();
@@ -200,7 +207,7 @@ impl Bucket {
                     return Ok(fresh);
                 }
                 Ok(Ack::WrongLast(stored)) => at_least = stored.unwrap_or(at_least),
-                Err(failure) => self.retry(call, failure).await?,
+                Err(failure) => self.retry(call, failure, &mut pause).await?,
             }
         }
     }
@@ -219,7 +226,7 @@ impl Bucket {
                     call.note(format!("the replica that answers is behind: at {as_of}, not yet at {wanted}"));
                     pause.rest().await;
                 }
-                Err(failure) => self.retry(call, failure).await?,
+                Err(failure) => self.retry(call, failure, &mut pause).await?,
             }
         }
     }
@@ -236,7 +243,7 @@ impl Bucket {
                 Ok(_) => pause.rest().await,
                 Err(Failure::TooMany) => return Err(Failure::TooMany),
                 Err(failure) => {
-                    self.retry(call, failure).await?;
+                    self.retry(call, failure, &mut pause).await?;
                     self.refresh(call).await?;
                 }
             }
@@ -251,11 +258,12 @@ impl Bucket {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<Ack, Error> {
+        let mut pause = Pause::default();
         loop {
             match self.wire.publish(call, subject, headers.clone(), payload.clone()).await {
                 Ok(ack) => return Ok(ack),
                 Err(failure) => {
-                    self.retry(call, failure).await?;
+                    self.retry(call, failure, &mut pause).await?;
                     self.refresh(call).await?;
                 }
             }
@@ -283,7 +291,7 @@ impl Bucket {
     }
 
     /// Waits a moment before the next try, or gives up.
-    async fn retry(&self, call: &Call, failure: Failure) -> Result<(), Error> {
+    async fn retry(&self, call: &Call, failure: Failure, pause: &mut Pause) -> Result<(), Error> {
         match failure {
             Failure::Final(err) => return Err(err),
             Failure::Api(err) if !err.is_temporary() => return Err(call.backend(err)),
@@ -291,7 +299,7 @@ impl Bucket {
             Failure::Again => {}
             Failure::Api(_) | Failure::NoResponders => call.note(failure),
         }
-        Pause::default().rest().await;
+        pause.rest().await;
         Ok(())
     }
 
@@ -302,11 +310,12 @@ impl Bucket {
         operation: &str,
         body: Option<&Value>,
     ) -> Result<T, ApiOr> {
+        let mut pause = Pause::default();
         loop {
             match self.wire.api(call, operation, body).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Api(err)) if !err.is_temporary() => return Err(ApiOr::Api(err)),
-                Err(failure) => self.retry(call, failure).await.map_err(ApiOr::Other)?,
+                Err(failure) => self.retry(call, failure, &mut pause).await.map_err(ApiOr::Other)?,
             }
         }
     }
@@ -421,7 +430,15 @@ fn audit(stream: &Map<String, Value>, config: &NatsConfig) -> Audit {
             "the bucket {bucket} has history {history}, which keeps leases from ending in time; it must be 1"
         ));
     }
-    for (field, why) in [("sealed", "takes no writes"), ("no_ack", "confirms no writes")] {
+    let subject = format!("$KV.{bucket}.>");
+    if !stream.get("subjects").and_then(Value::as_array).is_some_and(|held| held.iter().any(|held| *held == subject)) {
+        audit.impossible.push(format!("the stream KV_{bucket} does not keep {subject}: it is no key-value bucket"));
+    }
+    for (field, why) in [
+        ("sealed", "takes no writes"),
+        ("no_ack", "confirms no writes"),
+        ("discard_new_per_subject", "lets no key be written again"),
+    ] {
         if is(field) {
             audit.impossible.push(format!("the bucket {bucket} is `{field}`: it {why}"));
         }
@@ -526,8 +543,10 @@ mod tests {
         for (field, value) in [
             ("max_age", json!(5_000_000_000_u64)),
             ("max_msgs_per_subject", json!(5)),
+            ("subjects", json!(["elsewhere.>"])),
             ("sealed", json!(true)),
             ("no_ack", json!(true)),
+            ("discard_new_per_subject", json!(true)),
             ("mirror", json!({"name": "KV_other"})),
         ] {
             let mut stream = made();

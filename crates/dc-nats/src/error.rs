@@ -32,8 +32,8 @@ impl ApiError {
     const WRONG_LAST_SEQUENCE: u32 = 10_071;
     /// The same, where another write is in flight: the server does not say which sequence.
     const WRONG_LAST_SEQUENCE_IN_FLIGHT: u32 = 10_164;
-    /// No server has room, or too few answer: a cluster that is still coming up says so.
-    const NOT_YET: [u32; 5] = [10_008, 10_005, 10_023, 10_074, 10_041];
+    /// No leader, too few servers, no room on those that answer: a cluster that is still coming up says so.
+    const NOT_YET: [u32; 4] = [10_008, 10_005, 10_023, 10_041];
 
     pub(crate) fn is_not_found(&self) -> bool {
         self.err_code == Self::STREAM_NOT_FOUND

@@ -80,6 +80,7 @@ struct Consumer {
 impl Consumer {
     async fn create(inner: &Inner, call: &Call, start: Start) -> Result<Self, Error> {
         let wire = &inner.bucket.wire;
+        let mut pause = Pause::default();
         loop {
             wire.link.connected().await;
             let connects = wire.link.connects();
@@ -98,7 +99,7 @@ impl Consumer {
                 Err(Failure::Api(err)) if !err.is_temporary() => return Err(call.backend(err)),
                 Err(other) => {
                     call.note(other);
-                    Pause::default().rest().await;
+                    pause.rest().await;
                 }
             }
         }

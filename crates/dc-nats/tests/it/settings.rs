@@ -47,6 +47,13 @@ async fn p13_a_bucket_that_cannot_work_is_refused() {
 }
 
 #[tokio::test]
+async fn more_replicas_than_servers_are_refused_at_once() {
+    let server = Server::start("");
+    let found = findings(connect(config(&server).replicas(3)).await);
+    assert!(found.iter().any(|finding| finding.contains("replicas > 1")), "{found:?}");
+}
+
+#[tokio::test]
 async fn p13_a_bucket_without_leases_is_mended_and_what_else_it_is_set_to_is_kept() {
     let server = Server::start("");
     let client = admin::client(&server.url()).await;
