@@ -57,6 +57,7 @@ mod backoff;
 pub mod core;
 mod event;
 mod log;
+mod measure;
 mod options;
 mod table;
 mod task;

@@ -19,7 +19,7 @@ use crate::{
     CacheOptions, RoutingTable,
     backoff::{Backoff, Jitter},
     core::{Core, ListTicket, Listed, Traits},
-    log,
+    log, measure,
 };
 
 /// The most watch events that go into one snapshot.
@@ -215,15 +215,18 @@ impl Driver {
     }
 
     fn publish(&mut self) {
-        if self.core.take_changed() {
+        let changed = self.core.take_changed();
+        if changed {
             self.table.publish(self.core.snapshot());
         }
         if let Some(proof) = self.core.last_proof() {
             self.table.set_proof(proof);
         }
+        measure::table(self.table.last_refresh(), changed.then(|| self.core.snapshot()));
         self.table.set_watching(self.core.is_watching());
         for event in self.core.take_events() {
             log::event(&event);
+            measure::event(&event);
             self.table.tell(event);
         }
     }
@@ -269,17 +272,20 @@ impl Driver {
                 let traits = Traits::from(&self.plane.capabilities());
                 match self.core.listed(ticket, listing, traits, now) {
                     Listed::InStep => {
+                        measure::request("list", "ok");
                         log::recovered("list", self.backend(), &self.list_backoff);
                         self.list_backoff.reset();
                         self.jitter.around(self.options.cache_refresh_interval())
                     }
                     Listed::Behind => {
+                        measure::request("list", "behind");
                         tracing::debug!(backend = self.backend(), "a list is older than what was seen already");
                         self.jitter.around(self.list_backoff.next())
                     }
                 }
             }
             Err(error) => {
+                measure::request("list", "failed");
                 log::failed("list", self.backend(), &self.list_backoff, &error);
                 self.core.failed();
                 self.jitter.around(self.list_backoff.next())
@@ -291,6 +297,7 @@ impl Driver {
     fn opened(&mut self, answer: Result<Watch, Error>) {
         match answer {
             Ok(watch) => {
+                measure::request("watch", "ok");
                 self.core.watch_opened(self.clock.now());
                 self.watching = Watching::Open(watch.ready_chunks(BATCH));
             }
@@ -335,6 +342,7 @@ impl Driver {
             self.watching = Watching::Polling;
             return;
         }
+        measure::request("watch", "failed");
         log::failed("watch", self.backend(), &self.watch_backoff, error);
         self.core.failed();
         let wait = self.jitter.around(self.watch_backoff.next());

@@ -4,6 +4,7 @@ mod model;
 mod order;
 mod outage;
 mod proof;
+mod world;
 
 use std::{sync::Arc, time::Duration, time::Instant};
 
