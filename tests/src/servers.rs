@@ -39,11 +39,6 @@ pub fn server_binary(variable: &str, name: &str) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 /// Stops a process with SIGSTOP and waits until every thread stands still.
 ///
 /// # Errors
@@ -129,7 +124,11 @@ impl Server {
             if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
         })
         .await;
-        waited.with_context(|| std::fs::read_to_string(&self.log).unwrap_or_default())
+        waited.with_context(|| {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().rev().take(10).map(|line| line.get(..200).unwrap_or(line)).collect();
+            lines.join("\n")
+        })
     }
 
     /// What its monitoring port answers.
@@ -219,6 +218,14 @@ impl Store {
     ///
     /// No binary, or it does not start.
     pub async fn nats(nodes: usize) -> anyhow::Result<Self> {
+        match Self::try_nats(nodes).await {
+            // A port was taken meanwhile, most likely.
+            Err(_) => Self::try_nats(nodes).await,
+            started => started,
+        }
+    }
+
+    async fn try_nats(nodes: usize) -> anyhow::Result<Self> {
         let binary = server_binary("NATS_SERVER_BIN", "nats-server")?;
         let dir = tempfile::tempdir()?;
         let ports: Vec<[u16; 3]> = ports(nodes)?;
@@ -254,6 +261,14 @@ impl Store {
     ///
     /// No binary, or it does not start.
     pub async fn etcd(nodes: usize) -> anyhow::Result<Self> {
+        match Self::try_etcd(nodes).await {
+            // A port was taken meanwhile, most likely.
+            Err(_) => Self::try_etcd(nodes).await,
+            started => started,
+        }
+    }
+
+    async fn try_etcd(nodes: usize) -> anyhow::Result<Self> {
         let binary = server_binary("ETCD_BIN", "etcd")?;
         let dir = tempfile::tempdir()?;
         let ports: Vec<[u16; 3]> = ports(nodes)?;
@@ -270,7 +285,7 @@ impl Store {
                 format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
                 format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
                 format!("--initial-cluster={}", peers.join(",")),
-                format!("--initial-cluster-token=t{peer}"),
+                format!("--initial-cluster-token=t{}", ports[0][1]),
                 "--heartbeat-interval=50".into(),
                 "--election-timeout=500".into(),
                 "--log-level=warn".into(),
@@ -319,15 +334,20 @@ impl Store {
     }
 }
 
+/// Ports that are free at this moment. Another process may take one before its server binds it.
 fn ports<const N: usize>(nodes: usize) -> anyhow::Result<Vec<[u16; N]>> {
     if nodes != 1 && nodes != 3 {
         bail!("a store has 1 or 3 servers, not {nodes}");
     }
+    // All are held until the last is known, so that none comes twice.
+    let mut held = Vec::new();
     let mut all = Vec::new();
     for _ in 0..nodes {
         let mut ports = [0; N];
         for port in &mut ports {
-            *port = free_port()?;
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            *port = listener.local_addr()?.port();
+            held.push(listener);
         }
         all.push(ports);
     }
