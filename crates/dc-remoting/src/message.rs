@@ -1,6 +1,14 @@
 //! What is sent, and what the receiving side is handed.
 
-use std::{collections::HashMap, fmt, ops::Deref, sync::Arc, sync::OnceLock, time::Duration};
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, HashSet},
+    fmt,
+    hash::{Hash, Hasher},
+    ops::Deref,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -12,55 +20,91 @@ use crate::{
 };
 
 /// A name that is sent often: a kind, a message type. Cheap to clone; interned per link.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Symbol(Arc<str>);
+///
+/// One made of a `&'static str` ([`from_static`](Self::from_static)) costs nothing to clone; others share a count.
+#[derive(Clone)]
+pub struct Symbol(Text);
+
+#[derive(Clone)]
+enum Text {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
 
 impl Symbol {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// A name that the program holds anyway.
+    pub const fn from_static(text: &'static str) -> Self {
+        Self(Text::Static(text))
     }
 
-    /// Address of the shared text, as an identity while this symbol is held.
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            Text::Static(text) => text,
+            Text::Shared(text) => text,
+        }
+    }
+
+    /// Address of the text, which together with its length is an identity while this symbol is held.
     pub(crate) fn address(&self) -> usize {
-        Arc::as_ptr(&self.0).cast::<u8>().addr()
+        self.as_str().as_ptr().addr()
     }
 }
 
 impl Deref for Symbol {
     type Target = str;
     fn deref(&self) -> &str {
-        &self.0
+        self.as_str()
+    }
+}
+
+impl PartialEq for Symbol {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Symbol {}
+
+impl Hash for Symbol {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl Borrow<str> for Symbol {
+    fn borrow(&self) -> &str {
+        self.as_str()
     }
 }
 
 impl From<&str> for Symbol {
     fn from(text: &str) -> Self {
-        Self(text.into())
+        Self(Text::Shared(text.into()))
     }
 }
 
 impl From<String> for Symbol {
     fn from(text: String) -> Self {
-        Self(text.into())
+        Self(Text::Shared(text.into()))
     }
 }
 
 impl From<Arc<str>> for Symbol {
     fn from(text: Arc<str>) -> Self {
-        Self(text)
+        Self(Text::Shared(text))
     }
 }
 
 impl fmt::Debug for Symbol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
 impl fmt::Display for Symbol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -235,6 +279,7 @@ pub struct Services(Arc<ServicesInner>);
 struct ServicesInner {
     receiver: OnceLock<Arc<dyn Receiver>>,
     services: RwLock<HashMap<ServiceId, Arc<dyn Service>>>,
+    names: RwLock<HashSet<&'static str>>,
 }
 
 impl Services {
@@ -265,6 +310,19 @@ impl Services {
     /// Like [`service`](Self::service), by reference.
     pub fn set_service(&self, id: ServiceId, service: Arc<dyn Service>) {
         self.0.services.write().insert(id, service);
+    }
+
+    /// Tells names of kinds and messages beforehand: those that arrive later as one of them cost nothing to clone.
+    pub fn know(&self, names: impl IntoIterator<Item = &'static str>) {
+        self.0.names.write().extend(names);
+    }
+
+    /// The symbol for a name that has arrived.
+    pub(crate) fn symbol(&self, text: &str) -> Symbol {
+        match self.0.names.read().get(text) {
+            Some(known) => Symbol::from_static(known),
+            None => text.into(),
+        }
     }
 
     pub(crate) fn get_receiver(&self) -> Option<&Arc<dyn Receiver>> {

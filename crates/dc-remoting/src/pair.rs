@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::{
     Answer, LinkError, Message, Peer, WhenFull,
-    outbound::{Ask, Lane, Link, Out, Sending, ask_pair, check_size},
+    outbound::{Ask, Lane, Link, Out, Sending, TICK, ask_pair, check_size},
 };
 
 /// One sender's way to one target. Messages sent through it, or its clones, arrive in the order sent,
@@ -56,8 +56,8 @@ enum Blocked {
     NoLink,
     /// The pair's own credits are used up, or its lane cannot change yet.
     Pair(Arc<Link>),
-    /// The link's window is used up.
-    Window(Arc<Link>),
+    /// The link's window has less than this many bytes left.
+    Window(Arc<Link>, u32),
     Never(LinkError),
 }
 
@@ -88,7 +88,7 @@ impl Pair {
     ///
     /// Any [`LinkError`] but `Timeout`; all say that it certainly did not run.
     pub async fn tell(&self, msg: Message) -> Result<(), LinkError> {
-        match self.0.0.submit((msg, None))? {
+        match self.0.0.submit(&mut Some((msg, None)))? {
             None => Ok(()),
             Some(waits) => waits.await,
         }
@@ -103,16 +103,22 @@ impl Pair {
     /// Any [`LinkError`]; [`LinkError::certainly_not_run`] tells whether it may have run (R3).
     pub async fn ask(&self, msg: Message, timeout: Duration) -> Result<Answer, LinkError> {
         let inner = &self.0.0;
-        let (ask, waiting) = ask_pair(inner.peer.shared().clock.now() + timeout);
+        let peer = &inner.peer;
+        let (ask, waiting) = ask_pair(peer.shared().clock.now() + timeout);
+        let waits = inner.submit(&mut Some((msg, Some(ask))))?;
+        if waits.is_none() && timeout > TICK * 10 {
+            // It is in the queue: from here on the link watches its time, for many asks at once.
+            return peer.with_timeout((&waiting).await, timeout);
+        }
         let answered = tokio::time::timeout(timeout, async {
-            if let Some(waits) = inner.submit((msg, Some(ask)))? {
+            if let Some(waits) = waits {
                 waits.await?;
             }
             (&waiting).await
         });
         match answered.await {
-            Ok(result) => inner.peer.with_timeout(result, timeout),
-            Err(_) => inner.peer.timed_out(&waiting, timeout),
+            Ok(result) => peer.with_timeout(result, timeout),
+            Err(_) => peer.timed_out(&waiting, timeout),
         }
     }
 }
@@ -141,19 +147,16 @@ impl Drop for WaitingHere<'_> {
 
 impl PairInner {
     /// Sends at once where nothing is in the way: then there is nothing to wait for.
-    fn submit(self: &Arc<Self>, item: Item) -> Result<Option<Waits<'_>>, LinkError> {
+    fn submit(self: &Arc<Self>, item: &mut Option<Item>) -> Result<Option<Waits<'_>>, LinkError> {
         let mut state = self.state.lock();
-        let mut item = item;
         if self.waiting.load(Ordering::SeqCst) == 0 {
             match self.try_send(&mut state, item, false) {
                 Ok(()) => return Ok(None),
-                Err((_, Blocked::Never(err))) => return Err(err),
-                Err((back, blocked)) => {
-                    self.may_wait(&blocked)?;
-                    item = back;
-                }
+                Err(Blocked::Never(err)) => return Err(err),
+                Err(blocked) => self.may_wait(&blocked)?,
             }
         }
+        let item = item.take();
         // Counted before the lock is let go, so that whoever comes later queues behind.
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let guard = WaitingHere(&self.waiting);
@@ -167,7 +170,7 @@ impl PairInner {
 
     fn may_wait(&self, blocked: &Blocked) -> Result<(), LinkError> {
         match blocked {
-            Blocked::Pair(_) | Blocked::Window(_) if self.peer.shared().config.when_full == WhenFull::Refuse => {
+            Blocked::Pair(_) | Blocked::Window(..) if self.peer.shared().config.when_full == WhenFull::Refuse => {
                 Err(self.peer.overloaded("credits are used up"))
             }
             _ => Ok(()),
@@ -175,16 +178,11 @@ impl PairInner {
     }
 
     /// Waits for whatever is missing, one thing after the other, until the message is in the queue.
-    async fn send_in_turn(self: &Arc<Self>, mut item: Item) -> Result<(), LinkError> {
+    async fn send_in_turn(self: &Arc<Self>, mut item: Option<Item>) -> Result<(), LinkError> {
         loop {
-            let cost = item.0.cost();
-            let tried = self.try_send(&mut self.state.lock(), item, false);
-            let (back, blocked) = match tried {
-                Ok(()) => return Ok(()),
-                Err(missing) => missing,
-            };
+            let tried = self.try_send(&mut self.state.lock(), &mut item, false);
+            let Err(blocked) = tried else { return Ok(()) };
             self.may_wait(&blocked)?;
-            item = back;
             match blocked {
                 Blocked::Never(err) => return Err(err),
                 Blocked::NoLink => {
@@ -197,15 +195,13 @@ impl PairInner {
                         () = link.closed() => {}
                     }
                 }
-                Blocked::Window(link) => {
+                Blocked::Window(link, cost) => {
                     // A closed window means that the link has ended: the next round finds out.
                     let Ok(permit) = link.window.acquire_many(cost).await else { continue };
-                    match self.try_send(&mut self.state.lock(), item, true) {
-                        Ok(()) => {
-                            permit.forget();
-                            return Ok(());
-                        }
-                        Err((back, _)) => item = back,
+                    let tried = self.try_send(&mut self.state.lock(), &mut item, true);
+                    if tried.is_ok() {
+                        permit.forget();
+                        return Ok(());
                     }
                 }
             }
@@ -220,20 +216,16 @@ impl PairInner {
         Ok(())
     }
 
-    /// Puts the message into its lane's queue if nothing stands in the way. Never waits.
-    #[expect(clippy::result_large_err, reason = "the message comes back to be tried again")]
-    fn try_send(&self, state: &mut State, item: Item, has_permit: bool) -> Result<(), (Item, Blocked)> {
+    /// Puts the message into its lane's queue, out of `item`, if nothing stands in the way. Never waits.
+    fn try_send(&self, state: &mut State, item: &mut Option<Item>, has_permit: bool) -> Result<(), Blocked> {
         let Some(link) = state.link.as_ref().filter(|link| !link.refuses()) else {
-            return Err((item, Blocked::NoLink));
+            return Err(Blocked::NoLink);
         };
-        if !self.peer.expects(&link.identity) {
-            return Err((item, Blocked::NoLink));
-        }
-        let (message, ask) = item;
+        // Taken once, at the end.
+        let Some((message, ask)) = item.as_ref() else { return Ok(()) };
+        let is_ask = ask.is_some();
         let config = &link.shared.config;
-        if let Err(err) = check_size(&message, link.grant.max_payload) {
-            return Err(((message, ask), Blocked::Never(err)));
-        }
+        check_size(message, link.grant.max_payload).map_err(Blocked::Never)?;
         let cost = message.cost();
         let large = message.payload.len() > config.bulk_threshold;
         if state.messages == 0 {
@@ -244,32 +236,31 @@ impl PairInner {
             let lane_must_change = large && state.lane == Lane::User;
             let used_up = state.messages >= config.pair_messages || state.bytes + u64::from(cost) > share;
             if lane_must_change || used_up {
-                let link = Arc::clone(link);
-                return Err(((message, ask), Blocked::Pair(link)));
+                return Err(Blocked::Pair(Arc::clone(link)));
             }
         }
         if !has_permit {
             match link.window.try_acquire_many(cost) {
                 Ok(permit) => permit.forget(),
-                Err(_) => {
-                    let link = Arc::clone(link);
-                    return Err(((message, ask), Blocked::Window(link)));
-                }
+                Err(_) => return Err(Blocked::Window(Arc::clone(link), cost)),
             }
         }
-        let out = Out::Message(Sending { pair: state.id, message, ask });
-        match link.lanes[state.lane as usize].send(out) {
+        let Some((message, ask)) = item.take() else { return Ok(()) };
+        match link.lanes[state.lane as usize].send(Out::Message(Sending { pair: state.id, message, ask })) {
             Ok(()) => {
                 state.messages += 1;
                 state.bytes += u64::from(cost);
+                if is_ask {
+                    link.watch_time();
+                }
                 Ok(())
             }
             // The queue is closed: the link has ended, and its window with it.
             Err(back) => {
-                let Out::Message(Sending { message, ask, .. }) = back.0 else {
-                    unreachable!("what comes back is what was given: a message");
-                };
-                Err(((message, ask), Blocked::NoLink))
+                if let Out::Message(Sending { message, ask, .. }) = back.0 {
+                    *item = Some((message, ask));
+                }
+                Err(Blocked::NoLink)
             }
         }
     }

@@ -214,7 +214,10 @@ async fn stand(slot: &Slot, link: Arc<Link>) {
     shared.check_store(&link.identity);
     slot.wanted.store(false, Ordering::Release);
     slot.state.send_replace(State::Up(Arc::clone(&link)));
-    supervise(&link).await;
+    tokio::select! {
+        () = supervise(&link) => {}
+        () = link.keep_time() => {}
+    }
     let why = link.why();
     slot.state.send_replace(State::Connecting);
     let unaccepted = link.unaccepted.load(Ordering::Acquire);
@@ -242,9 +245,6 @@ async fn supervise(link: &Link) {
         if unanswered >= config.keepalive_timeout {
             link.close(&format!("no answer to pings for {unanswered:?}"));
             return;
-        }
-        for pending in link.pending.iter() {
-            pending.lock().sweep();
         }
         let used = link.used.swap(false, Ordering::Relaxed);
         idle = if !used && link.is_quiet() { idle + config.keepalive_interval } else { Duration::ZERO };

@@ -53,7 +53,12 @@ pub(crate) async fn connect(address: &str) -> (Link, Link) {
     let remoting = Remoting::start(config(1), Arc::new(SystemClock), Services::new()).await.expect("starts");
     let peer = remoting.peer(dc_remoting::PeerTarget::at(address.parse().expect("legal")));
     peer.connected(Duration::from_secs(5)).await.expect("connects");
-    let link = |pair| Link { pair, kind: "worker".into(), message: "work".into(), _remoting: remoting.clone() };
+    let link = |pair| Link {
+        pair,
+        kind: Symbol::from_static("worker"),
+        message: Symbol::from_static("work"),
+        _remoting: remoting.clone(),
+    };
     (link(peer.pair()), link(peer.pair()))
 }
 
@@ -68,17 +73,22 @@ impl Receiver for ToActor {
 pub(crate) async fn serve() {
     let (tx, mut rx) = mpsc::unbounded_channel::<Incoming>();
     let services = Services::new().receiver(Arc::new(ToActor(tx)));
+    services.know(["worker", "work"]);
     let remoting = Remoting::start(config(2), Arc::new(SystemClock), services).await.expect("starts");
     println!("{}", remoting.local_addr());
-    let mut tells = 0u64;
-    while let Some(Incoming { message, accept, reply, .. }) = rx.recv().await {
-        drop(accept);
-        match reply {
-            None => tells += 1,
-            Some(reply) if message.payload[..] == [COUNT] => {
-                reply.send(0, Bytes::copy_from_slice(&tells.to_be_bytes()));
+    // A task of its own, as an actor is: what runs in `main` runs on a thread apart from the workers.
+    let actor = tokio::spawn(async move {
+        let mut tells = 0u64;
+        while let Some(Incoming { message, accept, reply, .. }) = rx.recv().await {
+            drop(accept);
+            match reply {
+                None => tells += 1,
+                Some(reply) if message.payload[..] == [COUNT] => {
+                    reply.send(0, Bytes::copy_from_slice(&tells.to_be_bytes()));
+                }
+                Some(reply) => reply.send(0, message.payload),
             }
-            Some(reply) => reply.send(0, message.payload),
         }
-    }
+    });
+    actor.await.expect("runs for ever");
 }

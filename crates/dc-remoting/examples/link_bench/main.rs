@@ -62,6 +62,11 @@ async fn asks(client: &impl Client, in_flight: usize, size: usize, time: Duratio
 }
 
 async fn one_way(client: &impl Client, size: usize, time: Duration) -> f64 {
+    let client = client.clone();
+    tokio::spawn(async move { one_way_task(&client, size, time).await }).await.expect("tells")
+}
+
+async fn one_way_task(client: &impl Client, size: usize, time: Duration) -> f64 {
     let payload = Bytes::from(vec![1u8; size]);
     let count = |bytes: Bytes| u64::from_be_bytes(bytes[..8].try_into().expect("8 bytes"));
     let before = count(client.ask(Bytes::from_static(&[COUNT])).await);
@@ -200,6 +205,9 @@ async fn main() {
         bare_figures = measure(&bare_tonic::connect(&address).await, &server, &plan).await;
     }
     if !only("link") {
+        for (name, figure) in raw_figures.iter().chain(&bare_figures) {
+            println!("{name:<26} {figure:>12.2}");
+        }
         return;
     }
     let (server, address) = Server::start("link");

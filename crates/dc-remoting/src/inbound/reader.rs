@@ -164,7 +164,8 @@ impl Reader {
         if text.len() > RemotingConfig::MAX_SYMBOL {
             return Err(format!("it defines a symbol of {} bytes", text.len()));
         }
-        self.symbols.push(text.into());
+        let symbol = self.lane.link.shared.services.symbol(&text);
+        self.symbols.push(symbol);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use tonic::{
 
 use super::{
     Link, Out,
-    link::Lane,
+    link::{self, Lane},
     pending::Pending,
     reader,
     writer::{LaneStart, OutLane, OutStream},
@@ -66,8 +66,8 @@ pub(crate) async fn dial(shared: &Arc<Shared>, endpoint: &Endpoint) -> Result<Ar
     }
     let lanes = [control.queue, user.queue, bulk.queue];
     let writers = [control.writer, user.writer, bulk.writer];
-    let link =
-        Link::new(Arc::clone(shared), endpoint.clone(), control.identity, control.grant, lanes, pending, writers, used);
+    let opened = link::Opened { lanes, pending, writers, used };
+    let link = Link::new(Arc::clone(shared), endpoint.clone(), control.identity, control.grant, opened);
     let link = Arc::new(link);
     // Set once, here.
     let _ = back.set(Arc::downgrade(&link));

@@ -33,8 +33,7 @@ impl Interner {
 
     pub(super) fn number(&mut self, symbol: &Symbol) -> Number {
         let address = symbol.address();
-        // Allocations are aligned to 16 bytes or more.
-        let slot = (address >> 4 ^ address >> 10) & (CACHE - 1);
+        let slot = (address ^ address >> 4 ^ address >> 10) & (CACHE - 1);
         if let Some((held, number)) = &self.cache[slot]
             && held.address() == address
             && held.len() == symbol.len()

@@ -3,18 +3,21 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
     },
     time::Duration,
 };
 
 use dc_core::Endpoint;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{Out, pending::Pending, writer::OutLane};
 use crate::{LinkError, PeerIdentity, pair::PairInner, remoting::Shared, wire::Grant};
+
+/// How often deadlines are looked at: an ask ends at most this much late, give or take a millisecond.
+pub(crate) const TICK: Duration = Duration::from_millis(5);
 
 /// Which of a link's streams; also the low bits of correlations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,9 @@ pub(crate) struct Link {
     /// A pong came since this was last cleared.
     pub(crate) pong: AtomicBool,
     rtt_ns: AtomicU64,
+    /// Nobody looks after deadlines at present, as nothing was under way.
+    resting: AtomicBool,
+    roused: Notify,
     /// Takes nothing more: closed, or about to be.
     refuses: AtomicBool,
     why: OnceLock<Arc<str>>,
@@ -75,17 +81,23 @@ impl Pairs {
     }
 }
 
+/// What its lanes bring along when they have become a link.
+pub(crate) struct Opened {
+    pub(crate) lanes: [mpsc::UnboundedSender<Out>; 3],
+    pub(crate) pending: Arc<[Pending; 3]>,
+    pub(crate) writers: [Arc<OutLane>; 3],
+    pub(crate) used: Arc<AtomicBool>,
+}
+
 impl Link {
     pub(crate) fn new(
         shared: Arc<Shared>,
         endpoint: Endpoint,
         identity: PeerIdentity,
         grant: Grant,
-        lanes: [mpsc::UnboundedSender<Out>; 3],
-        pending: Arc<[Pending; 3]>,
-        writers: [Arc<OutLane>; 3],
-        used: Arc<AtomicBool>,
+        opened: Opened,
     ) -> Self {
+        let Opened { lanes, pending, writers, used } = opened;
         Self {
             shared,
             endpoint,
@@ -100,6 +112,8 @@ impl Link {
             used,
             pong: AtomicBool::new(false),
             rtt_ns: AtomicU64::new(0),
+            resting: AtomicBool::new(false),
+            roused: Notify::new(),
             refuses: AtomicBool::new(false),
             why: OnceLock::new(),
             closed: CancellationToken::new(),
@@ -171,6 +185,44 @@ impl Link {
         {
             pairs.free.push(id);
         }
+    }
+
+    /// An ask was queued whose time this link has to watch.
+    pub(crate) fn watch_time(&self) {
+        // Against the fence in `keep_time`: either this sees that nobody watches, or the watcher sees the ask.
+        fence(Ordering::SeqCst);
+        if self.resting.load(Ordering::Relaxed) {
+            self.roused.notify_one();
+        }
+    }
+
+    /// Ends asks whose time is over, every [`TICK`] while there are any.
+    pub(crate) async fn keep_time(&self) {
+        loop {
+            self.resting.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if !self.has_asks() {
+                self.roused.notified().await;
+            }
+            self.resting.store(false, Ordering::Relaxed);
+            tokio::time::sleep(TICK).await;
+            let now = self.shared.clock.now();
+            for writer in &self.writers {
+                writer.expire(now);
+            }
+            for pending in self.pending.iter() {
+                let late = pending.lock().expire(now);
+                for ask in late {
+                    let endpoint = self.endpoint.clone();
+                    let after = Duration::ZERO;
+                    ask.finish(Err(LinkError::Timeout { endpoint, after, may_have_run: true }));
+                }
+            }
+        }
+    }
+
+    fn has_asks(&self) -> bool {
+        self.unanswered() > 0 || !self.writers.iter().all(|writer| writer.is_empty())
     }
 
     pub(crate) fn rtt(&self) -> Option<Duration> {

@@ -13,5 +13,5 @@ mod writer;
 
 pub(crate) use ask::{Ask, Waiting, ask_pair};
 pub(crate) use dial::dial;
-pub(crate) use link::{Lane, Link};
+pub(crate) use link::{Lane, Link, TICK};
 pub(crate) use writer::{Out, Sending, check_size};

@@ -2,7 +2,10 @@
 //!
 //! Only the lane's writer adds and only the link's readers remove: senders never meet here.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -21,6 +24,8 @@ pub(crate) struct Table {
     free: Vec<u32>,
     /// Distinguishes uses of one slot, so that a late answer finds nobody.
     generation: u32,
+    /// No ask here is due before this; `None` where there is none.
+    due: Option<Instant>,
     closed: bool,
 }
 
@@ -67,6 +72,7 @@ impl Locked<'_> {
         if table.closed || table.slots.len() - table.free.len() >= self.pending.max {
             return Err(ask);
         }
+        table.due = Some(table.due.map_or(ask.deadline, |due| due.min(ask.deadline)));
         table.generation = table.generation.wrapping_add(1).max(1);
         let generation = table.generation;
         let slot = match table.free.pop() {
@@ -96,15 +102,26 @@ impl Locked<'_> {
         Some(ask)
     }
 
-    /// Forgets asks that nobody waits for any more.
-    pub(crate) fn sweep(&mut self) {
-        let Table { slots, free, .. } = &mut *self.table;
-        for (index, slot) in slots.iter_mut().enumerate() {
-            if slot.ask.as_ref().is_some_and(Ask::is_abandoned) {
-                slot.ask = None;
-                free.push(index as u32);
-            }
+    /// Takes out the asks whose time is over, and those that nobody waits for any more.
+    /// Looks at the table only when something may be due.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Ask> {
+        let Table { slots, free, due, .. } = &mut *self.table;
+        if due.is_none_or(|due| due > now) {
+            return Vec::new();
         }
+        let mut expired = Vec::new();
+        *due = None;
+        for (index, slot) in slots.iter_mut().enumerate() {
+            let Some(ask) = &slot.ask else { continue };
+            if ask.deadline > now && !ask.is_abandoned() {
+                *due = Some(due.map_or(ask.deadline, |due| due.min(ask.deadline)));
+                continue;
+            }
+            // At most `max` slots.
+            free.push(index as u32);
+            expired.extend(slot.ask.take());
+        }
+        expired
     }
 
     /// Takes all askers; nothing is added from now on.
@@ -124,7 +141,7 @@ impl Drop for Locked<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, time::Duration};
 
     use bytes::Bytes;
     use dc_core::{Clock, SystemClock};
@@ -156,6 +173,33 @@ mod tests {
                         prop_assert_eq!(waiting.take().unwrap().unwrap().status, n as u32);
                     }
                 }
+                prop_assert_eq!(pending.len(), open.len());
+            }
+        }
+
+        /// R4: whatever is due leaves the table, nothing else does, and nothing is missed later.
+        #[test]
+        fn r4_asks_that_are_due_are_taken_out(
+            due in proptest::collection::vec(0u64..100, 1..40),
+            mut looks in proptest::collection::vec(0u64..100, 1..10),
+        ) {
+            let pending = Pending::new(64);
+            let start = SystemClock.now();
+            let mut open: Vec<_> = Vec::new();
+            for &at in &due {
+                let (ask, waiting) = ask_pair(start + Duration::from_secs(at));
+                prop_assert!(pending.lock().insert(ask, 1).is_ok());
+                open.push((at, waiting));
+            }
+            looks.sort_unstable();
+            for look in looks {
+                for ask in pending.lock().expire(start + Duration::from_secs(look)) {
+                    ask.finish(Ok(Answer { status: 0, body: Bytes::new() }));
+                }
+                for (at, waiting) in &open {
+                    prop_assert_eq!(waiting.take().is_some(), *at <= look, "due {} at {}", at, look);
+                }
+                open.retain(|(at, _)| *at > look);
                 prop_assert_eq!(pending.len(), open.len());
             }
         }

@@ -163,6 +163,52 @@ impl OutLane {
     }
 }
 
+impl OutLane {
+    /// Takes out the asks whose time is over while they still wait to leave: they certainly do not run.
+    /// Finds any only where the line does not take what is queued.
+    pub(crate) fn expire(&self, now: Instant) {
+        let mut state = self.0.lock();
+        let this = &mut *state;
+        while let Ok(out) = this.queue.try_recv() {
+            this.taken.push(out);
+        }
+        let due = |out: &mut Out| match out {
+            Out::Message(Sending { ask: Some(ask), .. }) | Out::Call { ask, .. } => ask.deadline <= now,
+            Out::Message(_) | Out::Ping(_) | Out::Goodbye(_) => false,
+        };
+        let late: Vec<Out> = this.taken.extract_if(.., due).collect();
+        let endpoint = this.endpoint.clone();
+        if !this.taken.is_empty()
+            && let Some(waker) = &this.waker
+        {
+            // The stream was promised a wake for what is in the queue, not for what is here.
+            waker.wake_by_ref();
+        }
+        let link = this.link.get().and_then(Weak::upgrade);
+        drop(state);
+        for out in late {
+            let ask = match out {
+                Out::Message(Sending { pair, message, ask: Some(ask) }) => {
+                    if let Some(link) = &link {
+                        super::reader::credit(link, pair, 1, u64::from(message.cost()));
+                    }
+                    ask
+                }
+                Out::Call { ask, .. } => ask,
+                Out::Message(_) | Out::Ping(_) | Out::Goodbye(_) => continue,
+            };
+            let after = Duration::ZERO;
+            ask.finish(Err(LinkError::Timeout { endpoint: endpoint.clone(), after, may_have_run: false }));
+        }
+    }
+
+    /// Whether nothing waits to leave.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.0.lock();
+        state.queue.is_empty() && state.taken.is_empty() && state.held.is_empty()
+    }
+}
+
 impl OutState {
     /// Takes out everything that has not left, or not wholly.
     fn drain(&mut self) -> Vec<(Option<Message>, Option<Ask>)> {
@@ -390,6 +436,10 @@ impl Stream for OutStream {
             }
             if this.ended {
                 return Poll::Ready(None);
+            }
+            if !this.taken.is_empty() {
+                this.pack();
+                continue;
             }
             match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
                 Poll::Ready(0) if this.transfers.is_empty() => return Poll::Ready(None),

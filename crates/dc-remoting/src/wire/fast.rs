@@ -466,7 +466,7 @@ mod tests {
                     out.extend_from_slice(&envelope.payload);
                 }
                 let frame = Frame::decode(&out[..]).unwrap();
-                prop_assert_eq!(&frame.envelopes[..], &[envelope.clone()]);
+                prop_assert_eq!(&frame.envelopes[..], std::slice::from_ref(&envelope));
             }
             let bytes = envelope.encode_to_vec();
             prop_assert_eq!(EnvelopeRef::read(&bytes).unwrap(), as_ref(&envelope));
@@ -486,7 +486,7 @@ mod tests {
                 if apart {
                     out.extend_from_slice(&body);
                 }
-                prop_assert_eq!(&Frame::decode(&out[..]).unwrap().replies[..], &[reply.clone()]);
+                prop_assert_eq!(&Frame::decode(&out[..]).unwrap().replies[..], std::slice::from_ref(&reply));
             }
             let bytes = reply.encode_to_vec();
             prop_assert_eq!(ReplyRef::read(&bytes).unwrap(), read);
@@ -495,7 +495,7 @@ mod tests {
             let mut out = BytesMut::new();
             ChunkRef::write_head(transfer, body.len(), &mut out);
             out.extend_from_slice(&body);
-            prop_assert_eq!(&Frame::decode(&out[..]).unwrap().chunks[..], &[chunk.clone()]);
+            prop_assert_eq!(&Frame::decode(&out[..]).unwrap().chunks[..], std::slice::from_ref(&chunk));
             let bytes = chunk.encode_to_vec();
             prop_assert_eq!(ChunkRef::read(&bytes).unwrap(), ChunkRef { transfer, data: &body });
 
@@ -503,7 +503,7 @@ mod tests {
             let read = CreditRef { pair: transfer, messages: status, bytes: total };
             let mut out = BytesMut::new();
             read.write(&mut out);
-            prop_assert_eq!(&Frame::decode(&out[..]).unwrap().credits[..], &[credit.clone()]);
+            prop_assert_eq!(&Frame::decode(&out[..]).unwrap().credits[..], std::slice::from_ref(&credit));
             prop_assert_eq!(CreditRef::read(&credit.encode_to_vec()).unwrap(), read);
         }
 
