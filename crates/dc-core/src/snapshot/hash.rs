@@ -59,9 +59,18 @@ pub(super) fn index(bytes: &[u8]) -> u64 {
         let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
         hash = fold(hash ^ word, K);
     }
-    let mut rest = [0; 8];
-    rest[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    fold(hash ^ u64::from_le_bytes(rest), 0xd6e8_feb8_6659_fd93)
+    // The rest is read in whole words that may overlap what was read: copying it would cost more than all else.
+    let rest = match (bytes.last_chunk::<8>(), bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        (Some(last), ..) => u64::from_le_bytes(*last),
+        (None, Some(first), Some(last)) => {
+            u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
+        }
+        // At most three bytes: the first, the middle and the last are all there are.
+        _ => [0, bytes.len() / 2, bytes.len().saturating_sub(1)]
+            .iter()
+            .fold(0, |word, at| word << 8 | u64::from(bytes.get(*at).copied().unwrap_or(0))),
+    };
+    fold(hash ^ rest, 0xd6e8_feb8_6659_fd93)
 }
 
 /// Both halves of the 128-bit product, folded into one.
@@ -80,6 +89,19 @@ mod tests {
         assert_eq!(fnv(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv(b"a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(fnv(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn the_index_hash_tells_every_byte_apart() {
+        let mut seen = std::collections::BTreeSet::new();
+        for length in 0..40_usize {
+            assert!(seen.insert(index(&vec![b'x'; length])), "length {length}");
+            for at in 0..length {
+                let mut text = vec![b'x'; length];
+                text[at] = b'y';
+                assert!(seen.insert(index(&text)), "byte {at} of {length}");
+            }
+        }
     }
 
     #[test]
