@@ -207,7 +207,31 @@ fn decode(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_url_is_refused_or_names_a_file(rest in ".{0,40}") {
+            for url in [rest.clone(), format!("sqlite:{rest}"), format!("sqlite:///{rest}"), format!("sqlite:///x?{rest}")] {
+                if let Ok(config) = SqliteConfig::from_url(&url) {
+                    prop_assert!(!config.path().as_os_str().is_empty(), "{}", url);
+                }
+            }
+        }
+
+        #[test]
+        fn any_path_can_be_written_as_a_url(path in "/[^\\x00]{1,30}[^/\\x00]") {
+            let escaped: String = path.bytes().map(|b| format!("%{b:02x}")).collect();
+            let config = SqliteConfig::from_url(&format!("sqlite:{escaped}"));
+            if let Ok(config) = config {
+                prop_assert_eq!(config.path(), Path::new(&path));
+            } else {
+                prop_assert!(Path::new(&path).is_dir(), "{} was refused", path);
+            }
+        }
+    }
 
     #[test]
     fn p13_defaults_are_filled() {

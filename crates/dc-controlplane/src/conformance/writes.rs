@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use dc_core::{DataCenter, DataCenterRecord, DataCenterState, Epoch, NodeId, StoreId, Version};
+use dc_core::{DataCenter, DataCenterRecord, DataCenterState, Epoch, NodeEndpoint, NodeId, StoreId, Version};
 use futures::future::join;
 
 use super::{Harness, ground::*};
@@ -139,6 +139,16 @@ pub async fn p2_version_of_another_store_is_refused(harness: impl Harness) {
     assert_same("P2: unchanged", &ground.read(&plane, record.id(), record.version).await, &record);
 }
 
+/// Awaits both at once; in odd rounds the second is sent first.
+async fn join_in_turn<A, B>(round: u128, a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
+    if round.is_multiple_of(2) {
+        join(a, b).await
+    } else {
+        let (b, a) = join(b, a).await;
+        (a, b)
+    }
+}
+
 /// P2: of two clients that take a record over from one version, one wins, and the other learns who.
 pub async fn p2_racing_takeovers_have_one_winner(harness: impl Harness) {
     let ground = Ground::new(harness).await;
@@ -147,7 +157,8 @@ pub async fn p2_racing_takeovers_have_one_winner(harness: impl Harness) {
     for round in 0..15 {
         let (ours, theirs) = (taken_over(&held, 10), taken_over(&held, 20));
         let expected = Expected::Version(held.version);
-        let (first, second) = join(one.register(&ours, expected), two.register(&theirs, expected)).await;
+        let (our_write, their_write) = (one.register(&ours, expected), two.register(&theirs, expected));
+        let (first, second) = join_in_turn(round, our_write, their_write).await;
         let (winner, version, loser) = match (first, second) {
             (Ok(version), loser @ Err(_)) => (ours, version, loser),
             (loser @ Err(_), Ok(version)) => (theirs, version, loser),
@@ -181,6 +192,79 @@ pub async fn p2_racing_creations_have_one_winner(harness: impl Harness) {
         let stored = ground.read(&planes[0], fresh.id(), winners[0].version).await;
         assert_same("P2: what is stored", &stored, &winners[0]);
     }
+}
+
+/// P2: a renewal that races with a takeover never undoes it.
+pub async fn p2_a_renewal_that_races_with_a_takeover_never_undoes_it(harness: impl Harness) {
+    let ground = Ground::new(harness).await;
+    let (owner, rival) = (ground.plane().await, ground.plane().await);
+    let mut held = create(&owner, &sample("dc-1")).await;
+    for round in 0..15 {
+        let taken = taken_over(&held, 2 + round);
+        let takeover = rival.register(&taken, Expected::Version(held.version));
+        let (renewed, takeover) = join_in_turn(round, owner.heartbeat(&held), takeover).await;
+        held = match (renewed, takeover) {
+            // Taken over; the renewal came before, or was refused.
+            (Ok(_), Ok(version)) => DataCenterRecord { version, ..taken },
+            (renewed @ Err(_), Ok(version)) => {
+                drop(conflict("P2: the renewal", renewed));
+                DataCenterRecord { version, ..taken }
+            }
+            // The renewal gave the record another version, which the takeover did not name.
+            (Ok(version), takeover @ Err(_)) => {
+                drop(conflict("P2: the takeover", takeover));
+                DataCenterRecord { version, ..held }
+            }
+            both => panic!("P2: round {round}: one of two must win, got {both:?}"),
+        };
+        assert_same("P2", &ground.read(&rival, held.id(), held.version).await, &held);
+    }
+}
+
+/// P10: a goodbye that races with a takeover removes the version that it names, or nothing.
+pub async fn p10_a_goodbye_that_races_with_a_takeover_removes_what_it_names_or_nothing(harness: impl Harness) {
+    let ground = Ground::new(harness).await;
+    let (owner, rival) = (ground.plane().await, ground.plane().await);
+    for round in 0..10 {
+        let held = create(&owner, &sample(&format!("dc-{round}"))).await;
+        let taken = taken_over(&held, 2);
+        let takeover = rival.register(&taken, Expected::Version(held.version));
+        let (goodbye, takeover) = join_in_turn(round, owner.deregister(held.id(), held.version), takeover).await;
+        match (goodbye, takeover) {
+            (Ok(()), takeover @ Err(_)) => {
+                assert_eq!(conflict("P10: the takeover", takeover), None, "P10: nothing is stored");
+                ground.gone(&rival, held.id()).await;
+            }
+            (goodbye @ Err(_), Ok(version)) => {
+                drop(conflict("P10: the goodbye", goodbye));
+                let taken = DataCenterRecord { version, ..taken };
+                assert_same("P10", &ground.read(&owner, held.id(), version).await, &taken);
+            }
+            both => panic!("P10: round {round}: one of two must win, got {both:?}"),
+        }
+    }
+}
+
+/// P2: a record of as many endpoints as are allowed is stored, renewed, listed and watched.
+pub async fn p2_the_largest_record_is_stored(harness: impl Harness) {
+    let ground = Ground::new(harness).await;
+    let (plane, reader) = (ground.plane().await, ground.plane().await);
+    let watching = ground.watch(&reader).await;
+    let mut large = sample("large");
+    large.endpoints = (0..DataCenterRecord::MAX_ENDPOINTS)
+        .map(|n| {
+            let endpoint = format!("node-{n}.some-rack.datacenter-one.example:7946").parse().expect("a legal sample");
+            NodeEndpoint::new(NodeId(u128::MAX - n as u128), endpoint)
+        })
+        .collect();
+    let mut large = create(&plane, &large).await;
+    if let Some((mut watcher, _)) = watching {
+        assert_same("P5", &watcher.put(large.id()).await, &large);
+    }
+    large.version = plane.heartbeat(&large).await.expect("heartbeat");
+    assert_same("P2", &ground.read(&reader, large.id(), large.version).await, &large);
+    let listing = ground.listed(&reader, large.version).await;
+    assert_same("P6", &listing.records[0], &large);
 }
 
 /// P2: a record without endpoints is refused before it is sent, by name of the field.

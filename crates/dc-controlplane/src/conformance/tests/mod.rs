@@ -407,6 +407,7 @@ finds! {
     p2_creation_over_what_exists_is_found: p2_creating_what_exists_is_a_conflict finds TakesStaleWrites, HidesWhatIsStored;
     p2_a_race_with_two_winners_is_found: p2_racing_takeovers_have_one_winner finds TakesStaleWrites;
     p2_a_creation_with_two_winners_is_found: p2_racing_creations_have_one_winner finds TakesStaleWrites;
+    p2_a_race_of_goodbyes_with_two_winners_is_found: p10_a_goodbye_that_races_with_a_takeover_removes_what_it_names_or_nothing finds TakesStaleGoodbyes, TakesStaleWrites;
     p2_unchecked_records_are_found: p2_a_record_without_endpoints_is_refused finds TakesAnyRecord;
     p2_unchecked_leases_are_found: p2_a_lease_out_of_bounds_is_refused finds TakesAnyRecord;
     p2_lost_fields_are_found: p2_unknown_fields_are_kept finds DropsUnknownFields;
