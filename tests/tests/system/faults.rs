@@ -276,3 +276,22 @@ async fn l1_a_selector_leaves_out_what_it_does_not_care_for() -> anyhow::Result<
     ensure!(report(&world.dc1[0], "w").await?.dc == "dc-2", "L1");
     Ok(())
 }
+
+/// Readiness comes once the table has been in step, and stays through the store's outages.
+#[tokio::test(flavor = "multi_thread")]
+async fn d7_readiness_needs_the_store_once_and_then_no_more() -> anyhow::Result<()> {
+    let mut world = World::start(Store::etcd(1).await?, 1, 0).await?;
+    world.store.kill_all()?;
+    let seeds = [world.dc1[0].addr.clone()];
+    let late = world.node("dc-1", 1, &seeds, &[]).await?;
+    let inside = late.until("a member", SOON, |status| status.members == 2).await?;
+    ensure!(!inside.ready, "D7: ready without ever having seen the store");
+    // D4: inside its datacenter it works all the same.
+    late.must(Command::Spawn { name: "inside".into(), at: None }).await?;
+    report(&world.dc1[0], "inside").await?;
+    let old = world.dc1[0].until("stale", SOON, |s| s.table_age_ms.is_some_and(|age| age > 6000)).await?;
+    ensure!(old.ready, "D7: the outage took readiness away");
+    world.store.start_all().await?;
+    late.until("ready", SOON, |status| status.ready).await?;
+    Ok(())
+}
