@@ -22,10 +22,12 @@ tokio::task_local! {
 ///
 /// It is bound to the actor's own task: tasks that the actor spawns do not have it.
 #[derive(Clone)]
-pub struct Activation {
+pub struct Activation(Arc<Inner>);
+
+struct Inner {
     core: Arc<Core>,
     cell: Arc<dyn Any + Send + Sync>,
-    pairs: Arc<Mutex<HashMap<(NodeId, u64), Pair>>>,
+    pairs: Mutex<HashMap<(NodeId, u64), Pair>>,
 }
 
 /// Ordered channels that one actor keeps at most. Beyond, it starts over: only messages that are under way at that
@@ -34,12 +36,12 @@ const MAX_PAIRS: usize = 8_192;
 
 impl Activation {
     pub(crate) fn new(core: Arc<Core>, cell: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { core, cell, pairs: Arc::default() }
+        Self(Arc::new(Inner { core, cell, pairs: Mutex::default() }))
     }
 
     /// This actor's ordered channel to the actor at `to` (R1): the same whichever reference it sends through.
     pub(crate) fn pair(&self, to: &Location, make: impl FnOnce() -> Pair) -> Pair {
-        let mut pairs = self.pairs.lock();
+        let mut pairs = self.0.pairs.lock();
         if pairs.len() >= MAX_PAIRS {
             pairs.clear();
         }
@@ -53,18 +55,18 @@ impl Activation {
 
     /// The system that the actor lives in.
     pub fn system(&self) -> Option<ActorSystem> {
-        self.core.host.system.upgrade()
+        self.0.core.host.system.upgrade()
     }
 
     /// The actor itself, as others refer to it; `None` if `A` is not its type.
     pub fn this<A: RemoteActor>(&self) -> Option<Ref<A>> {
-        let cell = self.cell.clone().downcast().ok()?;
+        let cell = self.0.cell.clone().downcast().ok()?;
         Ref::local(cell)
     }
 
     /// The per-DC name, if it has one.
     pub fn name(&self) -> Option<&str> {
-        match &self.core.key {
+        match &self.0.core.key {
             Key::Name(name) => Some(name),
             Key::Anonymous | Key::Grain(_) => None,
         }
@@ -72,7 +74,7 @@ impl Activation {
 
     /// The grain's identity, if it is one.
     pub fn grain_id(&self) -> Option<&str> {
-        match &self.core.key {
+        match &self.0.core.key {
             Key::Grain(id) => Some(id),
             Key::Anonymous | Key::Name(_) => None,
         }
@@ -80,20 +82,20 @@ impl Activation {
 
     /// 1 in the first incarnation, one higher after each restart.
     pub fn epoch(&self) -> u64 {
-        self.core.epoch()
+        self.0.core.epoch()
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
+        &self.0.core
     }
 
     pub(crate) fn cell<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        self.cell.clone().downcast().ok()
+        self.0.cell.clone().downcast().ok()
     }
 
     /// Whether the actor of `core` runs on this task.
     pub(crate) fn is_current(core: &Arc<Core>) -> bool {
-        CURRENT.try_with(|current| Arc::ptr_eq(&current.core, core)).unwrap_or(false)
+        CURRENT.try_with(|current| Arc::ptr_eq(&current.0.core, core)).unwrap_or(false)
     }
 
     pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
@@ -103,6 +105,6 @@ impl Activation {
 
 impl fmt::Debug for Activation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.core.fmt(f)
+        self.0.core.fmt(f)
     }
 }

@@ -4,7 +4,10 @@ use std::{
     fmt,
     future::{Future, IntoFuture},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -210,7 +213,7 @@ where
         Route::There(way) => {
             way.node.lists::<A, M>()?;
             let after = timeout.unwrap_or(way.node.options().ask_timeout);
-            let message = way.message::<A, M>(payload.bytes()?);
+            let message = way.message::<M>(payload.bytes()?);
             let pair = way.pair(sender);
             match tokio::time::timeout(after, pair.tell(message)).await {
                 Ok(sent) => sent.map_err(|err| link::link_error(&err, &way.label::<A>())),
@@ -249,7 +252,7 @@ where
         Route::There(way) => {
             way.node.lists::<A, M>()?;
             let after = timeout.unwrap_or(way.node.options().ask_timeout);
-            let message = way.message::<A, M>(payload.bytes()?);
+            let message = way.message::<M>(payload.bytes()?);
             match way.pair(sender).ask(message, after).await {
                 Ok(answer) => way.node.weak().while_reading(|| link::decode_answer::<A, M>(answer.status, answer.body)),
                 Err(err) => Err(AskError::Failed(link::link_error(&err, &way.label::<A>()))),
@@ -271,8 +274,10 @@ where
 {
     let deadline = cell.core().now() + after;
     let (tx, rx) = oneshot::channel();
+    let entered = AtomicBool::new(false);
     let asked = async {
         cell.send(M::NAME, message, Port::Local(tx), Some(deadline), 0).await?;
+        entered.store(true, Ordering::Relaxed);
         let answer = match rx.await {
             Ok(Outcome::Answer(answer)) => Ok(answer),
             Ok(Outcome::NotRun { error, message }) => match message.downcast() {
@@ -289,7 +294,11 @@ where
     };
     let answer = match tokio::time::timeout(after, asked).await {
         Ok(answer) => answer?,
-        Err(_) => Err(Error::Timeout { to: cell.core().label(), after, not_run: false }),
+        Err(_) => {
+            // Still waiting for room, it was taken back.
+            let not_run = !entered.load(Ordering::Relaxed);
+            Err(Error::Timeout { to: cell.core().label(), after, not_run })
+        }
     };
     Ok(match answer {
         Err(error) => Err(AskError::Failed(error)),
@@ -317,7 +326,7 @@ fn node_of<A: RemoteActor>(cell: &Arc<Cell<A>>) -> Result<Arc<Node>, Error> {
 }
 
 impl Way {
-    fn message<A: RemoteActor, M: RemoteMessage>(&self, payload: Bytes) -> dc_remoting::Message {
+    fn message<M: RemoteMessage>(&self, payload: Bytes) -> dc_remoting::Message {
         dc_remoting::Message {
             to: self.at.actor,
             kind: self.kind.clone(),

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use dc_cluster::Claim;
 use dc_core::{DataCenterSelector, Endpoint, Invalid, NodeEndpoint, NodeId};
-use dc_placement::{Chosen, Refusal, Request, Signals, Strategy, choose};
+use dc_placement::{Chosen, Explanation, Refusal, Request, Signals, Strategy, choose, explain};
 use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -296,6 +296,18 @@ impl Far<'_> {
     fn timed_out(&self, unsure: bool) -> Error {
         Error::Timeout { to: format!("spawn of {:?}", self.body.name), after: self.after, not_run: !unsure }
     }
+}
+
+/// The placement of a spawn, as it would be now, with its reasons.
+pub(crate) fn explain_placement(node: &Node, selector: &DataCenterSelector) -> Result<Explanation, Error> {
+    selector.check()?;
+    let signals = LinkSignals { node };
+    let now = node.clock().now();
+    let request = Request::placement(selector, node.table().freshness(now))
+        .strategy(node.options().strategy)
+        .fail_on_stale_cache(node.options().fail_on_stale_cache)
+        .signals(&signals);
+    Ok(explain(&node.table().snapshot(), now, &request, node.draw()))
 }
 
 /// Whether another node may do what this one did not. Repeating what may have run is safe here, see [`Far::run`].

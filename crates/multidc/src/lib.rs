@@ -70,7 +70,7 @@ pub use dc_controlplane::{
     Removal, StateChange, TokioClock, Watch, WatchEvent, Writer, config, wall_ms,
 };
 pub use dc_core::*;
-pub use dc_placement::Strategy;
+pub use dc_placement::{Considered, Explanation, Strategy, Verdict};
 
 pub use connect::{ConnectError, connect};
 

@@ -155,8 +155,10 @@ async fn in_own(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Durat
     };
     match place {
         Ok(place) => place.location()?.ok_or_else(|| Error::not_found(identity(kind, id))),
-        // That member cannot run the kind, and this node can: the claim keeps it the only one.
-        Err(Error::TypeNotRegistered { .. }) => activate::activate(node, kind, id, left).await,
+        // That member cannot run the kind, or ends, and this node can: the claim keeps it the only one.
+        Err(Error::TypeNotRegistered { .. } | Error::ShuttingDown { .. }) => {
+            activate::activate(node, kind, id, left).await
+        }
         Err(error) => Err(error),
     }
 }

@@ -38,6 +38,7 @@ pub(crate) trait AnyCell: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// Hands the message back untouched if the actor takes nothing any more.
+    #[expect(clippy::result_large_err, reason = "moved back once in a while; a box would cost every message")]
     fn deliver(self: Arc<Self>, incoming: Incoming) -> Result<(), Incoming>;
 
     /// Lets the actor end after what is in its mailbox; later messages are refused. The future ends when it has.
@@ -121,6 +122,11 @@ impl<A: Actor> Cell<A> {
         };
         let envelope = Envelope::new(self.core.clone(), name, message, port, deadline, epoch);
         let signal = envelope.into_signal(current.clone());
+        // What the actor tells itself stays in order, also where earlier ones wait outside.
+        if self.backlog.load(Ordering::Acquire) && Activation::is_current(&self.core) {
+            self.queue(signal, None);
+            return Ok(());
+        }
         match current.mailbox_sender().try_send(signal) {
             Ok(()) => {}
             // Only the actor itself makes room, so it must not wait for room: the message queues outside.
@@ -188,6 +194,7 @@ impl<A: Actor> AnyCell for Cell<A> {
         &self.core
     }
 
+    #[expect(clippy::result_large_err, reason = "moved back once in a while; a box would cost every message")]
     fn deliver(self: Arc<Self>, incoming: Incoming) -> Result<(), Incoming> {
         let Some(entry) = self.table.find(incoming.message.message.as_str()) else {
             let error = Error::MessageNotListed {

@@ -131,6 +131,24 @@ impl Message<TellSelf> for Probe {
     }
 }
 
+/// Not for the wire: tells itself numbers, and does not mind that others make room meanwhile.
+struct CountDown(u32, Arc<Cell<Probe>>);
+
+impl Message<CountDown> for Probe {
+    type Reply = ();
+    async fn handle(&mut self, CountDown(n, cell): CountDown, _: &mut Context<Self, ()>) {
+        // Each must find the ones before it: `count` is how many have come.
+        assert_eq!(self.count, n, "in order");
+        self.count += 1;
+        if n == 0 {
+            for next in 1..20 {
+                assert!(cell.send("CountDown", CountDown(next, cell.clone()), Port::Tell, None, 0).await.is_ok());
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
 /// One actor and all that a test looks at.
 struct Bench {
     cell: Arc<Cell<Probe>>,
@@ -387,6 +405,18 @@ async fn an_actor_that_tells_itself_on_a_full_mailbox_does_not_wait_for_itself()
         }
     };
     tokio::time::timeout(SOON, all).await.expect("all five arrive");
+}
+
+#[tokio::test]
+async fn r1_what_an_actor_tells_itself_stays_in_order_beyond_its_mailbox() {
+    let bench = Bench::new(|kind| kind.mailbox(2)).await;
+    assert!(bench.tell(CountDown(0, bench.cell.clone())).await.is_ok());
+    let all = async {
+        while bench.ask(Add(0)).await != Ok(20) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, all).await.expect("all twenty, in order");
 }
 
 #[tokio::test]

@@ -12,9 +12,9 @@ use super::{WeakSystem, node::Node};
 use crate::events::Event;
 
 /// Starts all followers of a node.
-pub(super) fn all(node: &Arc<Node>) {
+pub(super) fn all(node: &Arc<Node>, of_cluster: Receiver<ClusterEvent>) {
     node.keep(table(node.weak(), node.table().events()));
-    node.keep(cluster(node.weak(), node.cluster().events()));
+    node.keep(cluster(node.weak(), of_cluster));
     node.keep(links(node.weak(), node.remoting().events()));
     node.keep(readiness(node.weak()));
 }

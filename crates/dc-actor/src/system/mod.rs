@@ -16,7 +16,8 @@ use std::{
     time::Duration,
 };
 
-use dc_core::{DataCenter, DataCenterId, DataCenterState, Endpoint, Member, NodeEndpoint, NodeId};
+use dc_core::{DataCenter, DataCenterId, DataCenterSelector, DataCenterState, Endpoint, Member, NodeEndpoint, NodeId};
+use dc_placement::Explanation;
 
 pub(crate) use self::node::{Node, Options};
 pub use self::{
@@ -124,6 +125,15 @@ impl ActorSystem {
         GrainRef::new(self.node.clone(), id.into())
     }
 
+    /// Explains where a spawn in a datacenter that matches would go now, and what rules others out (L4).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] where nothing could ever match the selector.
+    pub fn explain(&self, selector: impl Into<DataCenterSelector>) -> Result<Explanation, Error> {
+        crate::spawn::explain_placement(&self.node, &selector.into())
+    }
+
     /// Whether this node is a member of its datacenter and its routing table has once been in step (D7).
     /// True on followers too; stays true through later outages of the control plane.
     pub fn data_center_ready(&self) -> bool {
@@ -174,7 +184,8 @@ impl ActorSystem {
 
     /// Ends this node's part of the system, in this order (D6): no new actors and no new grains; leadership handed
     /// over (or, on the last node, the datacenter deregistered); actors stopped, after what is in their mailboxes;
-    /// links closed; the cluster left. A second call waits for nothing and succeeds.
+    /// links closed; the cluster left. A second call waits for nothing and succeeds. An actor must not wait for it: it
+    /// would wait for its own end.
     ///
     /// # Errors
     ///

@@ -83,7 +83,9 @@ pub(crate) struct Node {
     grains: Grains,
     names: FoundNames,
     remoting: Remoting,
-    cluster: Cluster,
+    /// Dropped, this node falls silent.
+    cluster: Mutex<Option<Cluster>>,
+    directory: Directory,
     view: watch::Receiver<Arc<DcView>>,
     table: RoutingTable,
     controller: Mutex<Option<Controller>>,
@@ -112,7 +114,8 @@ impl Node {
             names: FoundNames::default(),
             remoting: made.remoting,
             view: made.cluster.view(),
-            cluster: made.cluster,
+            directory: made.cluster.directory().clone(),
+            cluster: Mutex::new(Some(made.cluster)),
             table: made.table,
             controller: Mutex::new(Some(made.controller)),
             ready: watch::Sender::new(false),
@@ -171,12 +174,12 @@ impl Node {
         &self.remoting
     }
 
-    pub(crate) fn cluster(&self) -> &Cluster {
-        &self.cluster
+    pub(crate) fn take_cluster(&self) -> Option<Cluster> {
+        self.cluster.lock().take()
     }
 
     pub(crate) fn directory(&self) -> &Directory {
-        self.cluster.directory()
+        &self.directory
     }
 
     pub(crate) fn table(&self) -> &RoutingTable {
@@ -277,12 +280,11 @@ impl Node {
         for cell in self.actors.all() {
             cell.kill();
         }
-        let (remoting, cluster) = (self.remoting.clone(), self.cluster.clone());
+        // References may outlive the system, and this node with them: what others see of it ends here.
+        drop(self.take_cluster());
+        let remoting = self.remoting.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                remoting.shutdown(Duration::ZERO).await;
-                drop(cluster);
-            });
+            runtime.spawn(async move { remoting.shutdown(Duration::ZERO).await });
         }
     }
 }

@@ -23,7 +23,9 @@ pub(super) async fn run(node: &Arc<Node>) -> Result<(), Error> {
     let stopped = stop_actors(node).await;
     node.stop_tasks();
     node.remoting().shutdown(LINKS_GRACE).await;
-    node.cluster().leave().await;
+    if let Some(cluster) = node.take_cluster() {
+        cluster.leave().await;
+    }
     tracing::info!(node = %node.label(), "shut down");
     stopped
 }
@@ -31,8 +33,13 @@ pub(super) async fn run(node: &Arc<Node>) -> Result<(), Error> {
 /// Actors finish what is in their mailboxes; those that do not in time are killed.
 async fn stop_actors(node: &Arc<Node>) -> Result<(), Error> {
     let after = node.options().shutdown_grace;
-    let stops = node.actors().all().into_iter().map(|cell| cell.stop());
-    if tokio::time::timeout(after, join_all(stops)).await.is_ok() {
+    let stop_all = async {
+        // A spawn that was under way may add one more.
+        while node.actors().len() > 0 {
+            join_all(node.actors().all().into_iter().map(|cell| cell.stop())).await;
+        }
+    };
+    if tokio::time::timeout(after, stop_all).await.is_ok() {
         return Ok(());
     }
     let late = node.actors().all();

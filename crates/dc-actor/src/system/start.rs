@@ -68,6 +68,7 @@ pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
         clock: parts.clock.clone(),
         seed,
     })?;
+    let of_cluster = cluster.events();
     let node = Node::new(Made {
         data_center: parts.data_center,
         id,
@@ -82,7 +83,7 @@ pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
         seed,
     });
     receive::serve(&node, &services);
-    follow::all(&node);
+    follow::all(&node, of_cluster);
     node.keep(grain::put_to_rest(node.clone()));
     let system = ActorSystem::with_handle(node.clone());
     tracing::info!(node = %node.label(), endpoint = %node.endpoint(), "node started");

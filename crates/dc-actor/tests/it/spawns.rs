@@ -60,6 +60,8 @@ async fn l3_a_dead_endpoint_does_not_fail_a_spawn() {
     let mut all = world.start(["dc-1", "dc-2"], 3).await;
     let dead = all[1].pop().expect("three nodes");
     let gone = dead.node_id();
+    // A reference outlives its system, which ends all the same.
+    let held = dead.spawn::<Worker>(WorkerArgs::default()).await.expect("spawns");
     // Its record goes on listing it for a while: dropped without a goodbye, as a crash would.
     drop(dead);
     let here = &all[0][0];
@@ -69,6 +71,21 @@ async fn l3_a_dead_endpoint_does_not_fail_a_spawn() {
         assert_ne!(worker.node(), gone);
         assert_eq!(worker.ask(Noted).await, Ok(vec![]));
     }
+    crate::world::eventually("its neighbours notice", || async { (all[1][0].members().len() == 2).then_some(()) })
+        .await;
+    assert!(held.ask(Noted).await.is_err());
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l4_a_placement_explains_itself() {
+    let world = World::new("l4");
+    let all = world.start(["dc-1", "dc-2"], 1).await;
+    let explained = all[0][0].explain("dc-2").expect("a selector that can match").to_string();
+    assert!(explained.contains("dc-2: chosen"), "{explained}");
+    let explained = all[0][0].explain("dc-9").expect("a selector that can match").to_string();
+    assert!(explained.contains("refused"), "{explained}");
+    assert!(all[0][0].explain("").is_err());
     shut_down(all).await;
 }
 
