@@ -15,7 +15,7 @@ use dc_controlplane::{Error, Outcome};
 use dc_core::Invalid;
 use etcd_client::{Certificate, Client, ConnectOptions, Error as ClientError, Identity, TlsOptions};
 use tokio::sync::Mutex;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::{
     BACKEND, EtcdConfig,
@@ -283,7 +283,7 @@ impl Servers {
         let next = self.next(index);
         let changed = self.preferred.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if changed && next != index {
-            info!(from = self.url(index), to = self.url(next), "a member of etcd does not answer; asking the next");
+            debug!(from = self.url(index), to = self.url(next), "a member of etcd does not answer; asking the next");
         }
     }
 }

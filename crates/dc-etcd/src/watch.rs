@@ -36,7 +36,7 @@ use crate::{
 /// Events that may wait for a slow reader.
 const BUFFER: usize = 256;
 /// The first and the longest pause between two attempts to go on.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Starts to follow the namespace from `contents` on.
 pub(crate) fn start(shared: Arc<Shared>, contents: Contents) -> Watch {

@@ -85,56 +85,66 @@ pub(crate) async fn registered(plane: &EtcdControlPlane, record: &DataCenterReco
 
 /// The next event; the watch must not have ended.
 pub(crate) async fn next(watch: &mut Watch) -> WatchEvent {
-    within("an event", watch.next()).await.expect("the watch ended").expect("the watch failed")
+    find("an event", watch, Some).await
+}
+
+/// The first event that `pick` takes; others are passed over.
+async fn find<T>(what: &str, watch: &mut Watch, mut pick: impl FnMut(WatchEvent) -> Option<T>) -> T {
+    within(what, async {
+        loop {
+            let event = watch.next().await.expect("the watch ended").expect("the watch failed");
+            if let Some(found) = pick(event) {
+                return found;
+            }
+        }
+    })
+    .await
 }
 
 /// Everything up to the end of the replay.
 pub(crate) async fn replay(watch: &mut Watch) -> Vec<WatchEvent> {
     let mut seen = Vec::new();
-    loop {
-        let event = next(watch).await;
-        if matches!(event, WatchEvent::ReplayDone { .. }) {
-            return seen;
+    find("the end of the replay", watch, |event| match event {
+        WatchEvent::ReplayDone { .. } => Some(()),
+        event => {
+            seen.push(event);
+            None
         }
-        seen.push(event);
-    }
+    })
+    .await;
+    seen
 }
 
 /// The next event but `InStep`.
 pub(crate) async fn change(watch: &mut Watch) -> WatchEvent {
-    loop {
-        let event = next(watch).await;
-        if event != WatchEvent::InStep {
-            return event;
-        }
-    }
+    find("a change", watch, |event| (event != WatchEvent::InStep).then_some(event)).await
 }
 
 /// Waits for `InStep`; other events are passed over.
 pub(crate) async fn in_step(watch: &mut Watch) {
-    while next(watch).await != WatchEvent::InStep {}
+    find("the watch to be in step", watch, |event| (event == WatchEvent::InStep).then_some(())).await;
 }
 
 /// Waits for the removal of `id`.
 pub(crate) async fn removed(watch: &mut Watch, id: &DataCenterId) -> Removal {
-    loop {
-        if let WatchEvent::Removed { id: gone, why, .. } = next(watch).await
-            && gone == *id
-        {
-            return why;
-        }
-    }
+    let what = format!("the removal of {id}");
+    find(&what, watch, |event| match event {
+        WatchEvent::Removed { id: gone, why, .. } if gone == *id => Some(why),
+        _ => None,
+    })
+    .await
 }
 
 /// Waits until the watch ends, and tells with which error.
 pub(crate) async fn end(watch: &mut Watch) -> Error {
-    loop {
-        match within("the end of the watch", watch.next()).await {
-            Some(Ok(_)) => {}
-            Some(Err(err)) => return err,
-            None => panic!("the watch ended without an error"),
+    within("the end of the watch", async {
+        loop {
+            if let Err(err) = watch.next().await.expect("the watch ended without an error") {
+                return err;
+            }
         }
-    }
+    })
+    .await
 }
 
 /// A client of etcd itself, for what only a stranger or an operator does.
