@@ -1,12 +1,7 @@
 //! Between dc-remoting and the actors: what a status means, how errors travel, how a message of a link enters a cell.
 
-use std::{
-    any::TypeId,
-    collections::HashMap,
-    sync::{Arc, LazyLock},
-};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 pub(crate) use dc_remoting::{Accept, Incoming, ReplyTo};
 use dc_remoting::{LinkError, Symbol};
@@ -155,28 +150,13 @@ pub(crate) fn link_error(error: &LinkError, to: &str) -> Error {
 }
 
 /// The wire name of a message type as a symbol.
-pub(crate) fn symbol<M: RemoteMessage>() -> Symbol {
-    shared_symbol(TypeId::of::<M>(), M::NAME)
+pub(crate) const fn symbol<M: RemoteMessage>() -> Symbol {
+    Symbol::from_static(M::NAME)
 }
 
 /// The wire name of a kind as a symbol.
-pub(crate) fn kind_symbol<A: RemoteActor>() -> Symbol {
-    shared_symbol(TypeId::of::<A>(), A::KIND)
-}
-
-/// One symbol per type and process, so that links intern it once. Reading takes no lock.
-fn shared_symbol(id: TypeId, name: &'static str) -> Symbol {
-    static SYMBOLS: LazyLock<ArcSwap<HashMap<TypeId, Symbol>>> = LazyLock::new(ArcSwap::default);
-    if let Some(symbol) = SYMBOLS.load().get(&id) {
-        return symbol.clone();
-    }
-    let new = Symbol::from(name);
-    SYMBOLS.rcu(|symbols| {
-        let mut symbols = HashMap::clone(symbols);
-        symbols.entry(id).or_insert_with(|| new.clone());
-        symbols
-    });
-    SYMBOLS.load().get(&id).cloned().unwrap_or(new)
+pub(crate) const fn kind_symbol<A: RemoteActor>() -> Symbol {
+    Symbol::from_static(A::KIND)
 }
 
 #[cfg(test)]

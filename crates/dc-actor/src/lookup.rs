@@ -18,6 +18,7 @@ use dc_core::{DataCenterId, DataCenterSelector, Freshness, NodeEndpoint, NodeId,
 use dc_placement::{Request, Signals, Strategy, choose};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
+use tracing::Instrument;
 
 use crate::{
     error::Error,
@@ -74,7 +75,8 @@ impl<A: RemoteActor> IntoFuture for ActorOf<A> {
     type IntoFuture = ActorOfFuture<A>;
 
     fn into_future(self) -> ActorOfFuture<A> {
-        ActorOfFuture(Box::pin(async move {
+        let span = tracing::debug_span!("lookup", kind = A::KIND, name = %self.name);
+        let found = async move {
             check_name("name", &self.name)?;
             if let Some(among) = &self.among {
                 among.check()?;
@@ -86,7 +88,8 @@ impl<A: RemoteActor> IntoFuture for ActorOf<A> {
                 return Err(Error::WrongKind { name, expected: A::KIND.to_owned(), found });
             }
             Ok(Ref::at(node, hit.at, Key::Name(self.name.into())))
-        }))
+        };
+        ActorOfFuture(Box::pin(found.instrument(span)))
     }
 }
 
@@ -178,7 +181,7 @@ async fn elsewhere(
         })
         .collect();
     while let Some((dc, answer)) = asked.next().await {
-        match answer.and_then(|place| Ok((place.location()?, place.kind))) {
+        match answer.flatten().and_then(|place| Ok((place.location()?, place.kind))) {
             Ok((Some(at), kind)) => return Ok(Some(Hit { kind, at })),
             Ok((None, _)) => {}
             Err(error) => {
@@ -190,17 +193,21 @@ async fn elsewhere(
     Ok(None)
 }
 
-/// Asks one node of a datacenter; another one only if the question certainly did not arrive.
+/// Asks one node of a datacenter; another one only if that one does not answer, or cannot.
+///
+/// # Errors
+///
+/// The outer error: none of its nodes answered. The inner one: what a node answered.
 pub(crate) async fn ask_data_center(
     node: &Arc<Node>,
     dc: &DataCenterId,
     service: dc_remoting::ServiceId,
     body: bytes::Bytes,
     after: Duration,
-) -> Result<Place, Error> {
+) -> Result<Result<Place, Error>, Error> {
     let until = node.clock().now() + after;
     let nodes = endpoints_of(node, dc)?;
-    let mut last = Error::Unreachable { to: dc.to_string(), reason: "it lists no nodes".into() };
+    let mut last = Err(Error::Unreachable { to: dc.to_string(), reason: "it lists no nodes".into() });
     let count = nodes.len();
     for (number, target) in nodes.into_iter().enumerate() {
         let left = until.saturating_duration_since(node.clock().now());
@@ -211,17 +218,16 @@ pub(crate) async fn ask_data_center(
         let share = if number + 1 < count { (left / 2).max(Duration::from_millis(100)).min(left) } else { left };
         let to = format!("{dc} at {}", target.endpoint);
         let answer = node.peer(&target.endpoint, target.node).call_for_answer(service, body.clone(), share).await;
-        let error = match answer {
-            Ok(answer) => match wire::read_answer(answer.status, answer.body) {
-                Err(error @ (Error::ShuttingDown { .. } | Error::TypeNotRegistered { .. })) => error,
-                answer => return answer,
-            },
-            Err(err) => link::link_error(&err, &to),
-        };
         // Questions change nothing, or claim under the directory's eyes: asking another node is safe.
-        last = error;
+        last = match answer {
+            Ok(answer) => match wire::read_answer(answer.status, answer.body) {
+                Err(error @ (Error::ShuttingDown { .. } | Error::TypeNotRegistered { .. })) => Ok(Err(error)),
+                answer => return Ok(answer),
+            },
+            Err(err) => Err(link::link_error(&err, &to)),
+        };
     }
-    Err(last)
+    last
 }
 
 /// The nodes of a datacenter in the order to ask them: the nearest first.

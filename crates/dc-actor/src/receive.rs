@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use dc_core::NodeId;
 use dc_remoting::{PeerIdentity, Receiver, ReplyTo, Service, Services, Undelivered};
+use tracing::Instrument;
 
 use crate::{
     error::Error,
@@ -95,11 +96,16 @@ impl Service for Questions {
     fn call(&self, from: &Arc<PeerIdentity>, body: Bytes, left: Duration, reply: ReplyTo) {
         let Some(node) = self.system.node() else { return reply.not_run("the system has ended") };
         let (service, from) = (self.service, from.node);
-        tokio::spawn(async move {
+        let span = tracing::debug_span!("question", service = service.0, from = %from.short());
+        let work = async move {
             let answer = answer(&node, service, from, body, left).await;
+            if let Err(error) = &answer {
+                tracing::debug!(%error, "a question was refused");
+            }
             let (status, body) = wire::write_answer(&answer);
             reply.send(status, body);
-        });
+        };
+        tokio::spawn(work.instrument(span));
     }
 }
 

@@ -15,6 +15,7 @@ use dc_core::{DataCenterSelector, Endpoint, Invalid, NodeEndpoint, NodeId};
 use dc_placement::{Chosen, Explanation, Refusal, Request, Signals, Strategy, choose, explain};
 use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
+use tracing::Instrument;
 
 use crate::{
     error::Error,
@@ -140,7 +141,8 @@ where
     type IntoFuture = SpawnFuture<A>;
 
     fn into_future(self) -> SpawnFuture<A> {
-        SpawnFuture(Box::pin(self.run()))
+        let span = tracing::debug_span!("spawn", kind = A::KIND, name = %self.name);
+        SpawnFuture(Box::pin(self.run().instrument(span)))
     }
 }
 

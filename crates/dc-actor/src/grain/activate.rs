@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use dc_cluster::Claim;
 use futures::future::join_all;
+use tracing::Instrument;
 
 use super::{Here, identity, locate};
 use crate::{
@@ -55,11 +56,13 @@ pub(super) async fn activate(
             }
         };
         let (node, id) = (node.clone(), id.clone());
-        let work = tokio::spawn(async move {
+        let span = tracing::debug_span!("activate", kind, id = %id);
+        let work = async move {
             let outcome = raise(&node, kind, &id, left).await;
             drop(rising);
             outcome
-        });
+        };
+        let work = tokio::spawn(work.instrument(span));
         return work.await.unwrap_or_else(|err| {
             let reason = format!("making its arguments failed: {err}");
             Err(Error::StartFailed { kind: kind.to_owned(), reason })
@@ -151,7 +154,7 @@ async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -
     let asked = homes.iter().map(|dc| ask_data_center(node, dc, wire::PEEK, body.clone(), FORMER_HOME));
     let mut failed = None;
     for (dc, answer) in homes.iter().zip(join_all(asked).await) {
-        match answer.and_then(|place| place.location()) {
+        match answer.flatten().and_then(|place| place.location()) {
             Ok(Some(at)) => {
                 tracing::info!(grain = %identity(kind, id), %dc, "still active at its former home");
                 return Ok(Some(at));
@@ -163,9 +166,9 @@ async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -
     let Some((dc, error)) = failed else { return Ok(None) };
     // Homes that have stood longer than grains rest unused leave nothing behind elsewhere, but what is in use there.
     if node.grains().homes_stood_for() < idle {
-        let reason =
-            format!("it may have the grain active from before the homes changed, and does not answer: {error}");
-        return Err(Error::Unreachable { to: dc.to_string(), reason });
+        let asked = format!("a home for {}", identity(kind, id));
+        let reason = format!("{dc} may have it active from before the homes changed, and does not answer: {error}");
+        return Err(Error::DataCenterNotRoutable { asked, reasons: vec![reason] });
     }
     tracing::warn!(grain = %identity(kind, id), %dc, %error, "a former home does not answer; making the grain active all the same");
     Ok(None)

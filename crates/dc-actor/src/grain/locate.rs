@@ -22,13 +22,32 @@ use crate::{
 /// The longest time that one question for a grain may take, so that another node can be asked.
 const ONE_QUESTION: Duration = Duration::from_secs(3);
 
+/// Why a grain was not found.
+pub(super) struct NotFound {
+    pub(super) error: Error,
+    /// Looking again at once is of no use: no node of its home answers.
+    pub(super) lasting: bool,
+}
+
+impl From<Error> for NotFound {
+    fn from(error: Error) -> Self {
+        Self { error, lasting: false }
+    }
+}
+
+impl From<dc_core::Invalid> for NotFound {
+    fn from(invalid: dc_core::Invalid) -> Self {
+        Error::from(invalid).into()
+    }
+}
+
 /// Finds the grain, making it active if it is not.
 pub(super) async fn locate(
     node: &Arc<Node>,
     kind: &'static str,
     id: &Arc<str>,
     until: Instant,
-) -> Result<Location, Error> {
+) -> Result<Location, NotFound> {
     check_name("grain id", id)?;
     if let Some(at) = node.grains().remembered(kind, id) {
         return Ok(at);
@@ -36,7 +55,7 @@ pub(super) async fn locate(
     let left = until.saturating_duration_since(node.clock().now());
     let scope = node.kinds().grain(kind).map(|(_, kind)| kind.options().scope.clone());
     let Some(scope) = scope else {
-        return Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() });
+        return Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() }.into());
     };
     let at = match scope {
         GrainScope::PerDataCenter => in_own(node, kind, id, left).await?,
@@ -78,7 +97,7 @@ async fn at_home(
     id: &Arc<str>,
     among: &DataCenterSelector,
     left: Duration,
-) -> Result<Location, Error> {
+) -> Result<Location, NotFound> {
     let key = identity(kind, id);
     let home = home_of(node, &key, among, None)?;
     let place = ask_home(node, &home, kind, id, left).await?;
@@ -88,9 +107,9 @@ async fn at_home(
         (None, Found::AskNext) => {
             let next = home_of(node, &key, among, Some(&home))?;
             let place = ask_home(node, &next, kind, id, left).await?;
-            place.location()?.ok_or_else(|| no_home(&key, &next))
+            place.location()?.ok_or_else(|| no_home(&key, &next).into())
         }
-        (None, _) => Err(no_home(&key, &home)),
+        (None, _) => Err(no_home(&key, &home).into()),
     }
 }
 
@@ -107,12 +126,15 @@ async fn ask_home(
     kind: &'static str,
     id: &Arc<str>,
     left: Duration,
-) -> Result<Place, Error> {
+) -> Result<Place, NotFound> {
     if home == node.data_center().id() {
-        return as_home(node, kind, id, left).await;
+        return Ok(as_home(node, kind, id, left).await?);
     }
     let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string() });
-    ask_data_center(node, home, wire::LOCATE, body, left).await
+    match ask_data_center(node, home, wire::LOCATE, body, left).await {
+        Ok(answer) => Ok(answer?),
+        Err(error) => Err(NotFound { error, lasting: true }),
+    }
 }
 
 /// Answers for this datacenter, which is the home (as the asker sees it).

@@ -91,7 +91,7 @@ impl<A: RemoteActor> GrainRef<A> {
         Ask::new(Target::Grain(self.clone()), message)
     }
 
-    async fn known(&self, until: Instant) -> Result<Arc<Known<A>>, Error> {
+    async fn known(&self, until: Instant) -> Result<Arc<Known<A>>, locate::NotFound> {
         if let Some(known) = self.inner.route.load_full() {
             return Ok(known);
         }
@@ -133,9 +133,9 @@ impl<A: RemoteActor> GrainRef<A> {
         loop {
             let known = match self.known(tries.until).await {
                 Ok(known) => known,
-                Err(error) => match tries.again(&error).await {
+                Err(lost) => match tries.look_again(&lost).await {
                     Ok(()) => continue,
-                    Err(()) => return Err(error),
+                    Err(()) => return Err(lost.error),
                 },
             };
             let Err(error) = tell_by(&known.route, &mut payload, Some(tries.left()?), sender.as_ref()).await else {
@@ -165,9 +165,9 @@ impl<A: RemoteActor> GrainRef<A> {
         loop {
             let known = match self.known(tries.until).await {
                 Ok(known) => known,
-                Err(error) => match tries.again(&error).await {
+                Err(lost) => match tries.look_again(&lost).await {
                     Ok(()) => continue,
-                    Err(()) => return Err(AskError::Failed(error)),
+                    Err(()) => return Err(AskError::Failed(lost.error)),
                 },
             };
             let left = tries.left().map_err(AskError::Failed)?;
@@ -225,6 +225,11 @@ impl<'a> Tries<'a> {
             return Err(Error::Timeout { to: "the grain".into(), after: self.after, not_run: true });
         }
         Ok(left)
+    }
+
+    /// As [`again`](Self::again), for a grain that was not found.
+    async fn look_again(&mut self, lost: &locate::NotFound) -> Result<(), ()> {
+        if lost.lasting { Err(()) } else { self.again(&lost.error).await }
     }
 
     /// Waits a little and allows another try, if the last one certainly did not run (R3) and there is time.

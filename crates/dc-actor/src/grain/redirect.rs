@@ -107,7 +107,7 @@ async fn find(node: &Arc<Node>, incoming: &Incoming) -> Result<Location, Error> 
     let (kind, _) = node.kinds().grain(&message.kind).ok_or_else(unknown)?;
     let id = std::str::from_utf8(&message.key).map_err(|_| Error::not_found(label(message)))?;
     node.grains().forget_number(kind, id, node.id(), message.to);
-    locate::locate(node, kind, &id.into(), node.clock().now() + PASS_ON).await
+    locate::locate(node, kind, &id.into(), node.clock().now() + PASS_ON).await.map_err(|lost| lost.error)
 }
 
 async fn forward(node: &Arc<Node>, at: &Location, pair: Option<&Pair>, mut incoming: Incoming) -> Result<(), Error> {

@@ -246,3 +246,66 @@ async fn a_grain_whose_node_died_is_active_again_in_its_datacenter() {
     assert!(now() - began < Duration::from_secs(10));
     shut_down(all).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grains_become_active_elsewhere_while_their_node_shuts_down() {
+    let world = World::new("grain-ending");
+    let mut all = world.start(["dc-1"], 3).await;
+    let ending = all[0].pop().expect("three nodes");
+    // Something that keeps the shutdown busy for a while.
+    let slow = ending.spawn::<crate::actors::Worker>(crate::actors::WorkerArgs::default()).await.expect("spawns");
+    let busy = tokio::spawn(slow.ask(Busy { ms: 1_500 }).into_future());
+    eventually("it is busy", || async {
+        slow.ask(crate::actors::Noted).timeout(Duration::from_millis(50)).await.err()
+    })
+    .await;
+    let shutdown = tokio::spawn({
+        let ending = ending.clone();
+        async move { ending.shutdown().await }
+    });
+    eventually("it takes nothing new", || async {
+        ending.spawn::<crate::actors::Worker>(crate::actors::WorkerArgs::default()).await.err()
+    })
+    .await;
+    let asks = (0..30)
+        .map(|number| all[0][number % 2].grain::<Cart>(format!("ending-{number}")).ask(AddItem(1)).into_future());
+    for answer in soon("all answers", join_all(asks)).await {
+        let placed = answer.expect("another node takes it");
+        assert_ne!(placed.node, ending.node_id().to_string());
+    }
+    shutdown.await.unwrap().expect("ends in good order");
+    assert_eq!(busy.await.unwrap(), Ok(()));
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_while_a_former_home_cannot_be_asked_nothing_is_doubled_and_the_error_is_clear() {
+    let world = World::new("g2-dead-home");
+    let mut all = world.start(["dc-1", "dc-2"], 1).await;
+    drop(all.pop());
+    let here = all[0][0].clone();
+    // While dc-2 is in the table, its own grains, and those that it might have active, are not to be had: at once.
+    for number in 0..4 {
+        let began = now();
+        let answer = here.grain::<Cart>(format!("dead-home-{number}")).ask(AddItem(1)).await;
+        if here.data_centers().iter().any(|dc| dc.data_center.name() == "dc-2" && dc.takes_traffic) {
+            let error = answer.expect_err("it is not to be had");
+            let failure = error.failure().expect("not the handler's");
+            assert!(matches!(failure, Error::Unreachable { .. } | Error::DataCenterNotRoutable { .. }), "{failure}");
+            assert!(failure.to_string().contains("dc-2"), "{failure}");
+            assert!(error.certainly_not_run());
+            assert!(now() - began < Duration::from_millis(1_500), "it fails fast");
+            assert_eq!(lives(&format!("cart/dead-home-{number}")).begun, 0);
+        }
+    }
+    eventually("dc-2's lease ends", || async {
+        let known = here.data_centers();
+        known.iter().all(|dc| !dc.takes_traffic || dc.data_center.name() == "dc-1").then_some(())
+    })
+    .await;
+    for number in 0..4 {
+        let placed = here.grain::<Cart>(format!("dead-home-{number}")).ask(AddItem(1)).await.expect("answers");
+        assert_eq!(placed.dc, "dc-1");
+    }
+    shut_down(all).await;
+}
