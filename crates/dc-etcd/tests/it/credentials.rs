@@ -154,6 +154,24 @@ async fn a_user_on_a_server_without_authentication_is_a_finding() {
     registered(&plane, &record("dc-1", 60)).await;
 }
 
+/// DER as PEM (RFC 7468); rcgen's own would bring a second version of base64 into the tree.
+fn pem(label: &str, der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = format!("-----BEGIN {label}-----");
+    for (n, group) in der.chunks(3).enumerate() {
+        if n % 16 == 0 {
+            text.push('\n');
+        }
+        let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        for digit in 0..4 {
+            let padding = digit > group.len();
+            let index = (bits >> (18 - 6 * digit)) as usize & 63;
+            text.push(if padding { '=' } else { char::from(DIGITS[index]) });
+        }
+    }
+    format!("{text}\n-----END {label}-----\n")
+}
+
 /// A CA, and certificates by it for the server and a client.
 struct Certificates {
     dir: tempfile::TempDir,
@@ -169,15 +187,15 @@ impl Certificates {
             let mut params = CertificateParams::new(vec![]).expect("no names");
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.distinguished_name.push(rcgen::DnType::CommonName, ca);
-            write(&format!("{ca}.pem"), params.self_signed(&key).expect("signed").pem());
+            write(&format!("{ca}.pem"), pem("CERTIFICATE", params.self_signed(&key).expect("signed").der()));
             let issuer = Issuer::new(params, key);
             for name in ["server", "client"] {
                 let key = KeyPair::generate().expect("a key");
                 let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
                 let params = CertificateParams::new(names).expect("legal names");
                 let signed = params.signed_by(&key, &issuer).expect("signed");
-                write(&format!("{name}-by-{ca}.pem"), signed.pem());
-                write(&format!("{name}-by-{ca}.key"), key.serialize_pem());
+                write(&format!("{name}-by-{ca}.pem"), pem("CERTIFICATE", signed.der()));
+                write(&format!("{name}-by-{ca}.key"), pem("PRIVATE KEY", &key.serialize_der()));
             }
         }
         Self { dir }
