@@ -4,6 +4,8 @@
 //! [`Postcard`] for anything that serde can do (the default), [`Prost`] for protobuf messages, or one of the
 //! user's own. The layers below never look into the bytes.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -64,11 +66,26 @@ impl<T: prost::Message + Default> Codec<T> for Prost {
     }
 }
 
+/// Values up to this size are written into a buffer of the thread and copied from there: one allocation of the right
+/// size. Larger ones keep the buffer that they were written into.
+const COPIED: usize = 4 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// `value` as bytes of its own.
 pub(crate) fn to_bytes<C: Codec<T>, T>(value: &T) -> Result<Bytes, CodecError> {
-    let mut out = Vec::with_capacity(64);
-    C::encode(value, &mut out)?;
-    Ok(out.into())
+    // Taken out while it is in use: writing a value may write another one.
+    let mut out = SCRATCH.take();
+    out.clear();
+    let written = C::encode(value, &mut out);
+    if out.len() > COPIED {
+        return written.map(|()| out.into());
+    }
+    let bytes = written.map(|()| Bytes::copy_from_slice(&out));
+    SCRATCH.set(out);
+    bytes
 }
 
 #[cfg(test)]
@@ -88,6 +105,15 @@ mod tests {
         let mut out = vec![9];
         Postcard::encode(&7u8, &mut out).unwrap();
         assert_eq!(out, [9, 7]);
+    }
+
+    #[test]
+    fn values_of_any_size_are_written_one_after_the_other() {
+        for size in [0, 10, COPIED - 2, COPIED, 3 * COPIED, 10] {
+            let value = vec![7u8; size];
+            let bytes = to_bytes::<Postcard, _>(&value).unwrap();
+            assert_eq!(<Postcard as Codec<Vec<u8>>>::decode(bytes).unwrap(), value);
+        }
     }
 
     proptest! {

@@ -67,13 +67,13 @@ pub(crate) fn refuse(incoming: Incoming, core: &Core, error: Error) {
 }
 
 /// Takes one message of type `M` into a cell whose gate it has entered.
-pub(crate) fn take_in<A, M>(cell: &Arc<Cell<A>>, incoming: Incoming)
+pub(crate) fn take_in<A, M>(cell: &Arc<Cell<A>>, mut incoming: Incoming)
 where
     A: Handles<M>,
     M: RemoteMessage,
 {
     let core = cell.core();
-    let payload = incoming.message.payload.clone();
+    let payload = std::mem::take(&mut incoming.message.payload);
     let message = match core.host.system.while_reading(|| M::Codec::decode(payload)) {
         Ok(message) => message,
         Err(err) => {

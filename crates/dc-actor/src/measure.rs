@@ -31,3 +31,60 @@ pub(crate) fn placement(outcome: &'static str) {
     #[cfg(not(feature = "metrics"))]
     let _ = outcome;
 }
+
+#[cfg(all(test, feature = "metrics"))]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+    /// Remembers what is recorded, as name and labels.
+    #[derive(Clone, Default)]
+    struct Names(Arc<Mutex<Vec<String>>>);
+
+    impl Names {
+        fn note(&self, key: &Key) {
+            let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+            self.0.lock().unwrap().push(format!("{}{{{}}}", key.name(), labels.join(",")));
+        }
+    }
+
+    impl Recorder for Names {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            self.note(key);
+            Counter::noop()
+        }
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            self.note(key);
+            Gauge::noop()
+        }
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            self.note(key);
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn metrics_have_the_documented_names_and_labels() {
+        let names = Names::default();
+        metrics::with_local_recorder(&names, || {
+            super::dead_letter("ActorStopped");
+            super::actors("worker", 1);
+            super::activation("cart");
+            super::placement("chosen");
+        });
+        let recorded = names.0.lock().unwrap().clone();
+        assert_eq!(
+            recorded,
+            [
+                "multidc_dead_letters_total{reason=ActorStopped}",
+                "multidc_actors{kind=worker}",
+                "multidc_grain_activations_total{kind=cart}",
+                "multidc_placements_total{outcome=chosen}",
+            ]
+        );
+    }
+}

@@ -111,7 +111,7 @@ impl<A: Handles<M>, M: RemoteMessage> IntoFuture for Tell<A, M> {
         TellFuture(match target {
             Target::Ref(target) => Box::pin(async move {
                 let route = target.route()?;
-                tell_by(route, &mut Payload::Typed(message), timeout, sender.as_ref()).await
+                tell_by(route, &mut Payload::once(message), timeout, sender.as_ref()).await
             }),
             Target::Grain(grain) => Box::pin(grain.tell_to(message, timeout, sender)),
         })
@@ -127,7 +127,7 @@ impl<A: Handles<M>, M: RemoteMessage> IntoFuture for Ask<A, M> {
         AskFuture(match target {
             Target::Ref(target) => Box::pin(async move {
                 let route = target.route()?;
-                ask_by(route, &mut Payload::Typed(message), timeout, sender.as_ref()).await
+                ask_by(route, &mut Payload::once(message), timeout, sender.as_ref()).await
             }),
             Target::Grain(grain) => Box::pin(grain.ask_of(message, timeout, sender)),
         })
@@ -135,7 +135,13 @@ impl<A: Handles<M>, M: RemoteMessage> IntoFuture for Ask<A, M> {
 }
 
 /// A message as it is at hand: it is written once, and read back only if its target turns out to be here after all.
-pub(crate) enum Payload<M> {
+pub(crate) struct Payload<M> {
+    form: Form<M>,
+    /// Whether what is written is kept, to be sent again.
+    keep: bool,
+}
+
+enum Form<M> {
     /// In memory.
     Typed(M),
     /// Written.
@@ -145,30 +151,45 @@ pub(crate) enum Payload<M> {
 }
 
 impl<M: RemoteMessage> Payload<M> {
+    /// A message that is sent once.
+    fn once(message: M) -> Self {
+        Self { form: Form::Typed(message), keep: false }
+    }
+
+    /// A message that is sent again while it certainly did not run.
+    pub(crate) fn again(message: M) -> Self {
+        Self { form: Form::Typed(message), keep: true }
+    }
+
     fn bytes(&mut self) -> Result<Bytes, Error> {
-        if let Self::Typed(message) = self {
-            let bytes = to_bytes::<M::Codec, _>(message).map_err(|err| codec_error::<M>(&err))?;
-            *self = Self::Encoded(bytes);
+        let bytes = match std::mem::replace(&mut self.form, Form::Spent) {
+            Form::Typed(message) => to_bytes::<M::Codec, _>(&message).map_err(|err| codec_error::<M>(&err))?,
+            Form::Encoded(bytes) => bytes,
+            Form::Spent => return Err(spent::<M>()),
+        };
+        if self.keep {
+            self.form = Form::Encoded(bytes.clone());
         }
-        match self {
-            Self::Encoded(bytes) => Ok(bytes.clone()),
-            Self::Typed(_) | Self::Spent => Err(spent::<M>()),
-        }
+        Ok(bytes)
     }
 
     /// Whether it was given away: then it may have run.
     pub(crate) fn is_spent(&self) -> bool {
-        matches!(self, Self::Spent)
+        matches!(self.form, Form::Spent)
     }
 
     fn take(&mut self, node: &Node) -> Result<M, Error> {
-        match std::mem::replace(self, Self::Spent) {
-            Self::Typed(message) => Ok(message),
-            Self::Encoded(bytes) => {
+        match std::mem::replace(&mut self.form, Form::Spent) {
+            Form::Typed(message) => Ok(message),
+            Form::Encoded(bytes) => {
                 node.weak().while_reading(|| M::Codec::decode(bytes)).map_err(|err| codec_error::<M>(&err))
             }
-            Self::Spent => Err(spent::<M>()),
+            Form::Spent => Err(spent::<M>()),
         }
+    }
+
+    fn put_back(&mut self, message: M) {
+        self.form = Form::Typed(message);
     }
 }
 
@@ -203,7 +224,7 @@ where
             match tokio::time::timeout(after, send).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(refused)) => {
-                    *payload = Payload::Typed(refused.message);
+                    payload.put_back(refused.message);
                     Err(refused.error)
                 }
                 // Dropping the send took the message out of the queue for room.
@@ -244,7 +265,7 @@ where
             match ask_here(cell, message, after).await {
                 Ok(answer) => answer,
                 Err(refused) => {
-                    *payload = Payload::Typed(refused.message);
+                    payload.put_back(refused.message);
                     Err(AskError::Failed(refused.error))
                 }
             }

@@ -128,7 +128,7 @@ impl<A: RemoteActor> GrainRef<A> {
     {
         let node = &self.inner.node;
         node.lists::<A, M>()?;
-        let mut payload = Payload::Typed(message);
+        let mut payload = Payload::again(message);
         let mut tries = Tries::new(node, timeout);
         loop {
             let known = match self.known(tries.until).await {
@@ -160,7 +160,7 @@ impl<A: RemoteActor> GrainRef<A> {
     {
         let node = &self.inner.node;
         node.lists::<A, M>()?;
-        let mut payload = Payload::Typed(message);
+        let mut payload = Payload::again(message);
         let mut tries = Tries::new(node, timeout);
         loop {
             let known = match self.known(tries.until).await {

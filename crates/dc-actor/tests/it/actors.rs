@@ -100,6 +100,13 @@ pub(crate) struct AskThat {
 #[derive(Clone, Debug, Serialize, Deserialize, RemoteMessage)]
 pub(crate) struct Answers;
 
+/// Tells the numbers below `n` through all these references in turn, some of them in large messages.
+#[derive(Clone, Debug, Serialize, Deserialize, RemoteMessage)]
+pub(crate) struct Relay {
+    pub(crate) through: Vec<Ref<Worker>>,
+    pub(crate) n: u32,
+}
+
 /// A message that no kind lists.
 #[derive(Clone, Debug, Serialize, Deserialize, RemoteMessage)]
 pub(crate) struct Unlisted;
@@ -193,6 +200,20 @@ impl Message<Came> for Worker {
     type Reply = ();
     async fn handle(&mut self, Came(answer): Came, _: &mut Context<Self, ()>) {
         self.answers.push(answer.map_or_else(|err| err.to_string(), |()| "done".into()));
+    }
+}
+
+impl Message<Relay> for Worker {
+    type Reply = ();
+    async fn handle(&mut self, Relay { through, n }: Relay, _: &mut Context<Self, ()>) {
+        let large = Bytes::from(vec![1; 150_000]);
+        for (number, target) in (0..n).zip(through.iter().cycle()) {
+            if number % 7 == 3 {
+                target.tell(Blob(number, large.clone())).await.expect("accepted");
+            } else {
+                target.tell(Note(number)).await.expect("accepted");
+            }
+        }
     }
 }
 
@@ -359,6 +380,7 @@ pub(crate) fn worker(kind: dc_actor::KindBuilder<Worker>) -> dc_actor::KindBuild
         .handles::<Later>()
         .handles::<WhoAreYou>()
         .handles::<AskThat>()
+        .handles::<Relay>()
         .handles::<Answers>()
         .handles::<Sum>()
 }

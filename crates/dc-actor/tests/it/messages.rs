@@ -7,7 +7,7 @@ use dc_actor::{ActorSystem, AskError, Error, Event, Ref};
 
 use crate::{
     actors::{
-        Answers, AskThat, Blob, Busy, FailNow, Later, Note, Noted, PanicNow, Phoenix, StopNow, Sum, Unlisted,
+        Answers, AskThat, Blob, Busy, FailNow, Later, Note, Noted, PanicNow, Phoenix, Relay, StopNow, Sum, Unlisted,
         WhoAreYou, Worker, WorkerArgs,
     },
     world::{World, event, eventually, now, shut_down, soon},
@@ -117,6 +117,23 @@ async fn r1_messages_arrive_in_the_order_sent_whatever_their_size() {
     }
     let noted = worker.ask(Noted).timeout(Duration::from_secs(10)).await.expect("answers");
     assert_eq!(noted, (0..200).collect::<Vec<_>>());
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_one_actor_is_one_sender_whichever_references_it_sends_through() {
+    let world = World::new("r1-actor");
+    let all = world.start(["dc-1", "dc-2"], 1).await;
+    let here = &all[0][0];
+    let target = here.spawn_on::<Worker>("target", WorkerArgs::default()).in_data_center("dc-2").await.expect("spawns");
+    let relay = here.spawn::<Worker>(WorkerArgs::default()).await.expect("spawns");
+    // Read from the message, each reference is a value of its own.
+    let looked_up = here.actor_of::<Worker>("target").await.expect("found");
+    let through = vec![target.clone(), looked_up, target.clone()];
+    relay.ask(Relay { through, n: 120 }).timeout(Duration::from_secs(10)).await.expect("relays");
+    let noted =
+        eventually("all have arrived", || async { target.ask(Noted).await.ok().filter(|noted| noted.len() == 120) });
+    assert_eq!(noted.await, (0..120).collect::<Vec<_>>());
     shut_down(all).await;
 }
 
