@@ -487,19 +487,15 @@ async fn start_here(
             Some(earlier) => return Ok(earlier),
         }
     }
+    let held = name.as_deref().map(|name| Held::new(node, name_key(name), number));
     let key = name.as_deref().map_or(Key::Anonymous, |name| Key::Name(name.into()));
     let core = Arc::new(Core::new(number, kind, key, node.host()));
-    let ended = ended(node, number, name.clone());
-    let cell = match make(core.clone(), ended) {
-        Ok(cell) => cell,
-        Err(error) => {
-            if let Some(name) = &name {
-                node.directory().release(&name_key(name), number).await;
-            }
-            return Err(error);
-        }
-    };
+    let cell = make(core.clone(), ended(node, number, name.clone()))?;
     node.actors().insert(cell);
+    // From now on the actor's end releases its name.
+    if let Some(held) = held {
+        held.keep();
+    }
     // It may have ended, and been removed, before it was inserted.
     if core.gate.is_closed() {
         node.actors().remove(number);
@@ -510,6 +506,27 @@ async fn start_here(
     }
     tracing::debug!(actor = %core.label(), node = %node.label(), "actor started");
     Ok(Made::Here(node.location(number)))
+}
+
+/// A claim that is released when this is dropped, whatever happens, unless it is kept.
+pub(crate) struct Held(Option<(Arc<Node>, String, u64)>);
+
+impl Held {
+    pub(crate) fn new(node: &Arc<Node>, key: String, number: u64) -> Self {
+        Self(Some((node.clone(), key, number)))
+    }
+
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some((node, key, number)) = self.0.take() {
+            tokio::spawn(async move { node.directory().release(&key, number).await });
+        }
+    }
 }
 
 /// Claims a name for an actor of this node. `Some` where the same request claimed it before.

@@ -15,7 +15,7 @@ use crate::{
     lookup::ask_data_center,
     measure,
     reference::Location,
-    spawn::{directory_error, entry_location},
+    spawn::{Held, directory_error, entry_location},
     system::Node,
     wire::{self, GrainBody, Place},
 };
@@ -130,16 +130,10 @@ async fn raise(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Durati
             return Ok(entry_location(node, &entry));
         }
     }
-    match from_former_home(node, kind, id).await {
-        Ok(None) => start(node, kind, id, number).await,
-        Ok(Some(at)) => {
-            node.directory().release(&key, number).await;
-            Ok(at)
-        }
-        Err(error) => {
-            node.directory().release(&key, number).await;
-            Err(error)
-        }
+    let held = Held::new(node, key, number);
+    match from_former_home(node, kind, id).await? {
+        None => start(node, kind, id, number, held).await,
+        Some(at) => Ok(at),
     }
 }
 
@@ -174,13 +168,21 @@ async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -
     Ok(None)
 }
 
-async fn start(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, number: u64) -> Result<Location, Error> {
+async fn start(
+    node: &Arc<Node>,
+    kind: &'static str,
+    id: &Arc<str>,
+    number: u64,
+    held: Held,
+) -> Result<Location, Error> {
     let Some((_, maker)) = node.kinds().grain(kind) else {
         return Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() });
     };
     let core = Arc::new(Core::new(number, kind, Key::Grain(id.clone()), node.host()));
     let cell = maker.start(core.clone(), id, ended(node, kind, id, number));
     node.actors().insert(cell.clone());
+    // From now on its end releases its identity.
+    held.keep();
     if let Err(error) = core.wait_started().await {
         core.wait_stopped().await;
         return Err(error);

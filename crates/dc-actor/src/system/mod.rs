@@ -120,7 +120,8 @@ impl ActorSystem {
         crate::lookup::ActorOf::new(self.clone(), name.into())
     }
 
-    /// A grain by its identity: it becomes active somewhere when the first message reaches it.
+    /// A grain by its identity: it becomes active somewhere when the first message reaches it. Its kind must be
+    /// registered on this node as well: where the grain may live is a property of the kind.
     pub fn grain<A: RemoteActor>(&self, id: impl Into<String>) -> GrainRef<A> {
         GrainRef::new(self.node.clone(), id.into())
     }

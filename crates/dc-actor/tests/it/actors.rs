@@ -400,5 +400,8 @@ pub(crate) fn register(builder: ActorSystemBuilder) -> ActorSystemBuilder {
         .grain::<Cart>(|kind| grain!(kind))
         .grain::<LocalCart>(|kind: GrainBuilder<LocalCart>| grain!(kind).per_data_center())
         .grain::<RestlessCart>(|kind| grain!(kind).idle(Duration::from_millis(50)))
-        .grain::<PinnedCart>(|kind| grain!(kind).home("dc-2"))
+        .grain::<PinnedCart>(|kind| {
+            let kind = kind.args(|id| if id == "panics-in-args" { panic!("told to panic") } else { id.to_owned() });
+            kind.handles::<AddItem>().handles::<FailNow>().handles::<Busy>().handles::<PanicNow>().home("dc-2")
+        })
 }

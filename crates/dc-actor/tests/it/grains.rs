@@ -156,6 +156,17 @@ async fn a_grain_that_panicked_is_active_again_with_the_next_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grain_whose_arguments_cannot_be_made_fails_to_start_again_and_again() {
+    let world = World::new("grain-args");
+    let all = world.start(["dc-1", "dc-2"], 2).await;
+    for system in all.iter().flatten() {
+        let error = system.grain::<PinnedCart>("panics-in-args").ask(AddItem(1)).await.unwrap_err();
+        assert!(matches!(error.failure(), Some(Error::StartFailed { .. })), "{error}");
+    }
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_a_draining_home_answers_for_what_it_has_and_sends_others_on() {
     let world = World::new("g2-drain");
     let all = world.start(["dc-1", "dc-2"], 2).await;
