@@ -146,8 +146,16 @@ impl Etcd {
 
     /// Starts it and waits until it answers.
     pub(crate) fn start(&self) {
-        self.spawn();
-        assert!(self.came_up(), "etcd does not come up again:\n{}", self.log());
+        for _ in 0..5 {
+            self.spawn();
+            if self.came_up() {
+                return;
+            }
+            // Someone may hold its port for a moment.
+            self.kill();
+            thread::sleep(LOOK);
+        }
+        panic!("etcd does not come up again:\n{}", self.log());
     }
 
     fn came_up(&self) -> bool {
@@ -270,8 +278,14 @@ fn state(stat: &Path) -> Option<char> {
     fs::read_to_string(stat).ok()?.rsplit(')').next()?.trim().chars().next()
 }
 
+/// Ports that are free now, below those that the kernel gives to outgoing connections: a server that was killed
+/// must find its port free again.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
+    let held = [(); N].map(|()| {
+        (0..1_000)
+            .find_map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, rand::random_range(10_000..32_000))).ok())
+            .expect("one of a thousand ports is free")
+    });
     held.map(|listener| listener.local_addr().expect("bound").port())
 }
 
