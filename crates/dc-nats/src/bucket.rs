@@ -8,13 +8,13 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use dc_controlplane::{Capabilities, Corrupt, Durability, Error, codec};
-use dc_core::{StoreId, Version};
+use dc_core::{SharedClock, StoreId, Version};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -29,16 +29,28 @@ use crate::{
 /// as long from their return, and an election.
 pub(crate) const GRANULARITY: Duration = Duration::from_secs(2);
 
+/// How long ago the leader may last have heard from a replica that counts as there. They talk every second.
+const REPLICA_SILENCE: Duration = Duration::from_secs(3);
+
+/// A moment at which the store could take writes, and its last sequence then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quorum {
+    pub(crate) at: Instant,
+    pub(crate) last_sequence: u64,
+}
+
 /// What is known of the bucket, as of one connection.
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) store: StoreId,
     /// When the stream was made, in the server's words: another stream has another time.
     pub(crate) created: String,
-    /// The stream's last sequence, as its leader said.
+    /// The stream's last sequence, as whoever answered said: its leader, or what is left without a quorum.
     pub(crate) last_sequence: u64,
     /// How long the trace of a removal is kept.
     pub(crate) marker_ttl: Duration,
+    /// Whether several servers keep the bucket: then one that answers may have lost touch with the others.
+    pub(crate) replicated: bool,
     connects: u64,
     capabilities: Capabilities,
 }
@@ -53,12 +65,14 @@ pub(crate) struct Bucket {
     gate: tokio::sync::Mutex<()>,
     /// The highest sequence seen of the store.
     highest: AtomicU64,
+    quorum: RwLock<Option<Quorum>>,
+    clock: SharedClock,
 }
 
 impl Bucket {
-    pub(crate) fn new(wire: Wire, config: NatsConfig) -> Self {
+    pub(crate) fn new(wire: Wire, config: NatsConfig, clock: SharedClock) -> Self {
         let (ready, gate) = (RwLock::default(), tokio::sync::Mutex::default());
-        Self { wire, config, ready, gate, highest: AtomicU64::new(0) }
+        Self { wire, config, ready, gate, highest: AtomicU64::new(0), quorum: RwLock::default(), clock }
     }
 
     pub(crate) fn limit(&self) -> Duration {
@@ -117,7 +131,7 @@ impl Bucket {
             }
         }
         self.check_strict(audit.findings.clone())?;
-        if info.state.last_seq < highest {
+        if info.has_majority() && info.state.last_seq < highest {
             tracing::error!(now = info.state.last_seq, seen = highest, "the store went back, or is another");
             self.highest.store(info.state.last_seq, Ordering::SeqCst);
         }
@@ -129,6 +143,7 @@ impl Bucket {
             created: info.created,
             last_sequence: info.state.last_seq,
             marker_ttl: audit.marker_ttl,
+            replicated: info.config.get("num_replicas").and_then(Value::as_u64).is_some_and(|count| count > 1),
             connects,
             capabilities: capabilities(&self.config, &info.config, audit.findings),
         });
@@ -260,13 +275,57 @@ impl Bucket {
     ) -> Result<Ack, Error> {
         let mut pause = Pause::default();
         loop {
+            let at = self.clock.now();
             match self.wire.publish(call, subject, headers.clone(), payload.clone()).await {
-                Ok(ack) => return Ok(ack),
+                Ok(ack) => {
+                    if let Ack::Stored(last_sequence) = ack {
+                        self.show(Quorum { at, last_sequence });
+                    }
+                    return Ok(ack);
+                }
                 Err(failure) => {
                     self.retry(call, failure, &mut pause).await?;
                     self.refresh(call).await?;
                 }
             }
+        }
+    }
+
+    /// Proof that the store's leader was in touch with a majority, no longer than `age` ago.
+    ///
+    /// A replica that is cut off from the others goes on answering reads and feeding watches: that what it shows has no
+    /// renewals proves nothing. The one replica of an unreplicated bucket is proof by itself.
+    pub(crate) async fn quorum(&self, call: &Call, age: Duration) -> Result<Quorum, Error> {
+        let mut pause = Pause::default();
+        loop {
+            let now = self.clock.now();
+            let shown = *self.quorum.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(shown) = shown
+                && now.saturating_duration_since(shown.at) <= age
+            {
+                return Ok(shown);
+            }
+            call.note("no leader of the bucket answers that is in touch with a majority");
+            let operation = format!("STREAM.INFO.{}", self.wire.keys.stream());
+            match self.wire.api::<StreamInfo>(call, &operation, None).await {
+                Ok(info) if info.has_majority() => {
+                    let quorum = Quorum { at: now, last_sequence: info.state.last_seq };
+                    self.show(quorum);
+                    return Ok(quorum);
+                }
+                Ok(_) => pause.rest().await,
+                Err(Failure::Api(err)) if err.is_not_found() => {
+                    self.refresh(call).await?;
+                }
+                Err(failure) => self.retry(call, failure, &mut pause).await?,
+            }
+        }
+    }
+
+    fn show(&self, quorum: Quorum) {
+        let mut shown = self.quorum.write().unwrap_or_else(PoisonError::into_inner);
+        if shown.is_none_or(|shown| shown.at < quorum.at) {
+            *shown = Some(quorum);
         }
     }
 
@@ -359,11 +418,42 @@ struct StreamInfo {
     config: Map<String, Value>,
     created: String,
     state: StreamState,
+    #[serde(default)]
+    cluster: Option<Replicas>,
 }
 
 #[derive(Debug, Deserialize)]
 struct StreamState {
     last_seq: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Replicas {
+    /// Empty where there is none: then the word of whoever answers is worth nothing.
+    #[serde(default)]
+    leader: String,
+    /// The leader's followers.
+    #[serde(default)]
+    replicas: Vec<Replica>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Replica {
+    #[serde(default)]
+    offline: bool,
+    /// How long ago the leader heard from it, in nanoseconds; 0 where it never did, as one that is no leader says.
+    #[serde(default)]
+    active: u64,
+}
+
+impl StreamInfo {
+    /// Whether the leader, who answered, is in touch with enough followers to take writes.
+    fn has_majority(&self) -> bool {
+        let Some(Replicas { leader, replicas }) = &self.cluster else { return true };
+        let heard = 1..=nanos(REPLICA_SILENCE);
+        let near = |replica: &&Replica| !replica.offline && heard.contains(&replica.active);
+        !leader.is_empty() && 1 + replicas.iter().filter(near).count() > replicas.len().div_ceil(2)
+    }
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -581,6 +671,31 @@ mod tests {
         stream.remove("subject_delete_marker_ttl");
         let fields: Vec<_> = audit(&stream, &config()).mends.into_iter().map(|(field, _)| field).collect();
         assert_eq!(fields, ["allow_msg_ttl", "subject_delete_marker_ttl", "allow_rollup_hdrs", "deny_purge"]);
+    }
+
+    #[test]
+    fn c4_a_leader_without_a_majority_proves_nothing() {
+        let info = |followers: &[(bool, u64)]| StreamInfo {
+            config: Map::new(),
+            created: String::new(),
+            state: StreamState { last_seq: 1 },
+            cluster: Some(Replicas {
+                leader: "n0".into(),
+                replicas: followers.iter().map(|&(offline, ms)| Replica { offline, active: ms * 1_000_000 }).collect(),
+            }),
+        };
+        assert!(info(&[]).has_majority(), "a single replica");
+        assert!(!info(&[(false, 0), (false, 0)]).has_majority(), "one that never heard of the others");
+        let mut leaderless = info(&[(false, 1), (false, 1)]);
+        leaderless.cluster.as_mut().unwrap().leader.clear();
+        assert!(!leaderless.has_majority(), "no leader");
+        assert!(info(&[(false, 900), (false, 60_000)]).has_majority(), "two of three");
+        assert!(!info(&[(false, 3_001), (false, 60_000)]).has_majority(), "one of three");
+        assert!(!info(&[(true, 100), (true, 100)]).has_majority(), "one of three");
+        assert!(info(&[(false, 1), (false, 1), (true, 1), (true, 1)]).has_majority(), "three of five");
+        assert!(!info(&[(false, 1), (true, 1), (true, 1), (true, 1)]).has_majority(), "two of five");
+        assert!(!info(&[(true, 1)]).has_majority(), "one of two");
+        assert!(!info(&[(false, 1), (true, 1), (true, 1)]).has_majority(), "two of four");
     }
 
     #[test]

@@ -16,6 +16,10 @@
 //! - A list is one batched direct read ("multi last") of up to 1,024 keys, answered from one consistent moment;
 //!   beyond that, keys are read shard by shard (P6). Direct reads are answered by any replica: they may lag, and
 //!   say as of which sequence they are.
+//! - A replica that is cut off from the others goes on answering reads and feeding watches. So where there are several,
+//!   a list counts, and a watch is in step or ends a lease by its own timing, only with the word of a leader that is in
+//!   touch with a majority: any accepted write, or one small request to the leader, at most 5 s old (C4, C5). On a
+//!   replicated bucket a list may so cost that request besides its own, sent together with it.
 //! - Markers live for `marker_ttl`; a watch that was away longer, or finds the store behind what it delivered,
 //!   or another store, ends with `WatchLost` (P5).
 //!

@@ -28,6 +28,9 @@ use crate::{
     wire::{Ack, KV_OPERATION, Read, Stored, Wire, write_headers},
 };
 
+/// How old the proof may be that the store has its quorum, for a list to count.
+const PROOF_AGE: Duration = Duration::from_secs(5);
+
 /// How many pages of a list are asked for at a time.
 const PAGES_AT_ONCE: usize = 16;
 
@@ -70,7 +73,9 @@ impl NatsControlPlane {
         let link = Link::open(&config).await?;
         let require = config.require_at_start;
         let wire = Wire { link, keys: Keys::new(&config.bucket) };
-        let inner = Inner { bucket: Bucket::new(wire, config), clock: Arc::new(TokioClock), step: AtomicUsize::new(0) };
+        let clock: SharedClock = Arc::new(TokioClock);
+        let bucket = Bucket::new(wire, config, Arc::clone(&clock));
+        let inner = Inner { bucket, clock, step: AtomicUsize::new(0) };
         let plane = Self { inner: Arc::new(inner) };
         if require || plane.inner.bucket.wire.link.is_connected() {
             match plane.store().await {
@@ -320,15 +325,30 @@ impl Inner {
 
     async fn list(&self, call: &Call) -> Result<Listing, Error> {
         let ready = self.bucket.ready(call).await?;
+        let proof = async {
+            match ready.replicated {
+                true => self.bucket.quorum(call, PROOF_AGE).await.map(|quorum| quorum.last_sequence),
+                false => Ok(0),
+            }
+        };
+        let (pages, proof) = futures::try_join!(self.pages(call, 0), proof)?;
+        // A replica that lags behind what the leader had then is asked again.
+        let lags = pages.1.iter().any(|read| read.up_to < proof);
+        let (step, reads) = if lags { self.pages(call, proof).await? } else { pages };
+        self.listing(call, &ready, step, reads).await
+    }
+
+    /// Every key of the bucket, page by page, each as of `at_least` or later; and in which step it was cut.
+    async fn pages(&self, call: &Call, at_least: u64) -> Result<(usize, Vec<Read>), Error> {
         loop {
             let step = self.step.load(Ordering::Relaxed);
             let pages = PAGE_STEPS[step];
             let reads = stream::iter(0..pages).map(|page| {
                 let subjects = self.keys().page(pages, page);
-                async move { self.bucket.read(call, &subjects, 0).await }
+                async move { self.bucket.read(call, &subjects, at_least).await }
             });
             match reads.buffered(PAGES_AT_ONCE).try_collect::<Vec<_>>().await {
-                Ok(reads) => return self.listing(call, &ready, step, reads).await,
+                Ok(reads) => return Ok((step, reads)),
                 Err(Failure::TooMany) if step + 1 < PAGE_STEPS.len() => {
                     tracing::debug!(pages = PAGE_STEPS[step + 1], "the bucket is listed in smaller pages from now on");
                     self.step.store(step + 1, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use dc_controlplane::{Error, HeldIntent, Removal, Watch, WatchEvent};
 use dc_core::{DataCenterId, Lease, StoreId, Version};
-use futures::StreamExt;
+use futures::{StreamExt, future::BoxFuture};
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    bucket::{GRANULARITY, Pause, Ready, parse_store_id},
+    bucket::{GRANULARITY, Pause, Quorum, Ready, parse_store_id},
     config::whole_seconds,
     error::{Call, Failure},
     keys::Key,
@@ -30,6 +30,9 @@ use crate::{
 /// How often the server shows that it is there when nothing changes.
 const IDLE_HEARTBEAT: Duration = Duration::from_secs(2);
 
+/// How often the leader of a replicated bucket is asked whether it has a majority.
+const PROOF_INTERVAL: Duration = Duration::from_secs(4);
+
 /// After this long without a word the consumer is taken for gone.
 const SILENCE: Duration = Duration::from_secs(6);
 
@@ -39,6 +42,10 @@ const CAPACITY: usize = 1_024;
 /// Opens a watch: the first consumer is made before this returns.
 pub(crate) async fn open(inner: &Arc<Inner>, call: &Call) -> Result<Watch, Error> {
     let ready = inner.bucket.ready(call).await?;
+    if ready.replicated {
+        // A replica that is cut off from the others would replay what was once there.
+        inner.bucket.quorum(call, PROOF_INTERVAL).await?;
+    }
     let consumer = Consumer::create(inner, call, Start::LastOfEach).await?;
     let (events, receiver) = mpsc::channel(CAPACITY);
     let now = inner.clock.now();
@@ -48,11 +55,15 @@ pub(crate) async fn open(inner: &Arc<Inner>, call: &Call) -> Result<Watch, Error
         store: ready.store,
         created: ready.created.clone(),
         marker_ttl: ready.marker_ttl,
+        replicated: ready.replicated,
         known: HashMap::new(),
+        gone: HashMap::new(),
         last: 0,
         replayed: false,
         contact: now,
-        in_step: now,
+        asked: now,
+        proof: None,
+        doubt: false,
     };
     tokio::spawn(watcher.run(consumer));
     Ok(ReceiverStream::new(receiver).boxed())
@@ -147,13 +158,21 @@ struct Watcher {
     marker_ttl: Duration,
     /// Every live record that was delivered and not removed: a mirror of the store.
     known: HashMap<DataCenterId, Known>,
+    /// What was told as gone, and when: a tombstone is followed by the marker of its own end.
+    gone: HashMap<DataCenterId, Instant>,
     /// The last sequence that was delivered.
     last: u64,
     replayed: bool,
-    /// When the server last showed that nothing was missed.
+    /// Whether it takes the leader's word, not only that of the server which pushes, to be in step.
+    replicated: bool,
+    /// When the store last showed that nothing was missed.
     contact: Instant,
-    /// When the reader was last told so.
-    in_step: Instant,
+    /// When the leader was last asked.
+    asked: Instant,
+    /// What the leader answered, until all that it had then is delivered.
+    proof: Option<Quorum>,
+    /// Whether the leader's last answer was none.
+    doubt: bool,
 }
 
 /// Why following a consumer ended.
@@ -208,12 +227,23 @@ impl Watcher {
         let link = self.inner.bucket.wire.link.clone();
         let reconnected = link.reconnected(consumer.connects);
         let mut reconnected = std::pin::pin!(reconnected);
+        let mut question: Option<BoxFuture<'static, Option<Quorum>>> = None;
         loop {
+            if question.is_none() {
+                question = self.question();
+            }
             let message = tokio::select! {
                 biased;
                 () = self.events.closed() => return End::Dropped,
                 // Before what is left of the old connection: that would look like contact.
                 () = &mut reconnected => return End::Broken("there was another connection"),
+                answer = async { question.as_mut()?.await }, if question.is_some() => {
+                    question = None;
+                    match self.answered(answer).await {
+                        Ok(()) => continue,
+                        Err(end) => return end,
+                    }
+                }
                 message = tokio::time::timeout(SILENCE, consumer.messages.next()) => message,
             };
             let taken = match message {
@@ -237,7 +267,12 @@ impl Watcher {
             let again = async {
                 // First of all a word from the stream's leader: is it still what it was?
                 let ready = inner.bucket.refresh(&call).await?;
-                if let Some(why) = self.cannot_go_on(&ready) {
+                let last = match ready.replicated {
+                    // Only a leader with a majority knows: others may not have heard of the last writes.
+                    true => inner.bucket.quorum(&call, Duration::ZERO).await?.last_sequence,
+                    false => ready.last_sequence,
+                };
+                if let Some(why) = self.cannot_go_on(&ready, last) {
                     return Ok(Err(End::Lost(why)));
                 }
                 // With one message for each key, what follows is the last of each.
@@ -259,21 +294,23 @@ impl Watcher {
         }
     }
 
-    fn cannot_go_on(&self, ready: &Ready) -> Option<String> {
+    fn cannot_go_on(&self, ready: &Ready, last_sequence: u64) -> Option<String> {
         if ready.store != self.store || ready.created != self.created {
             return Some(format!("this is another store: {}, not {}", ready.store, self.store));
         }
-        if ready.last_sequence < self.last {
-            let (now, last) = (ready.last_sequence, self.last);
-            return Some(format!("the store went back to {now}; {last} was delivered"));
+        if last_sequence < self.last {
+            let last = self.last;
+            return Some(format!("the store went back to {last_sequence}; {last} was delivered"));
         }
+        self.away_too_long(self.inner.clock.now())
+    }
+
+    fn away_too_long(&self, now: Instant) -> Option<String> {
+        let away = now.saturating_duration_since(self.contact);
         // Servers count by their wall clocks: keep a quarter in hand.
-        let away = self.inner.clock.now().saturating_duration_since(self.contact);
         let limit = self.marker_ttl * 3 / 4;
-        if away > limit {
-            return Some(format!("out of contact for {away:?}; traces of removals are certain for {limit:?} only"));
-        }
-        None
+        (away > limit)
+            .then(|| format!("out of contact for {away:?}; traces of removals are certain for {limit:?} only"))
     }
 
     async fn heartbeat(&mut self, consumer: &Consumer, message: &Message) -> Result<(), End> {
@@ -292,9 +329,8 @@ impl Watcher {
         if let Some(last) = number(headers, "Nats-Last-Stream") {
             self.last = self.last.max(last);
         }
-        self.contact = self.inner.clock.now();
         if self.replayed {
-            self.in_step().await
+            self.caught_up(self.inner.clock.now()).await
         } else {
             // All that was pending has come, though the last of it may have gone before it was sent.
             self.replay_done(consumer).await
@@ -309,7 +345,6 @@ impl Watcher {
             return Err(End::Broken("messages are missing"));
         }
         consumer.delivered = place.consumer_sequence;
-        self.contact = self.inner.clock.now();
         if place.stream_sequence > self.last {
             self.last = place.stream_sequence;
             let removal = removal(message.headers.as_ref());
@@ -323,16 +358,56 @@ impl Watcher {
             return self.replay_done(consumer).await;
         }
         // A bucket that is written to all the time has no idle heartbeats.
-        if self.contact.saturating_duration_since(self.in_step) >= IDLE_HEARTBEAT {
-            self.in_step().await
-        } else {
-            Ok(())
+        let now = self.inner.clock.now();
+        let due = self.replicated || now.saturating_duration_since(self.contact) >= IDLE_HEARTBEAT;
+        if due { self.caught_up(now).await } else { Ok(()) }
+    }
+
+    /// The server that pushes has nothing more as of `now`: in step, if its word is enough, or the leader gave its own.
+    async fn caught_up(&mut self, now: Instant) -> Result<(), End> {
+        if !self.replicated {
+            return self.in_step(now).await;
+        }
+        match self.proof {
+            Some(proof) if proof.last_sequence <= self.last => {
+                self.proof = None;
+                self.in_step(proof.at).await
+            }
+            _ => Ok(()),
         }
     }
 
-    /// The server showed that nothing is outstanding as of `contact` (C4).
-    async fn in_step(&mut self) -> Result<(), End> {
-        self.in_step = self.contact;
+    /// Asks the leader whether it has a majority, when that is due.
+    ///
+    /// The server that pushes may be cut off from the others, and then shows signs of life but no renewals.
+    fn question(&mut self) -> Option<BoxFuture<'static, Option<Quorum>>> {
+        let now = self.inner.clock.now();
+        let due = now.saturating_duration_since(self.asked) >= PROOF_INTERVAL;
+        if !self.replicated || !self.replayed || !due {
+            return None;
+        }
+        self.asked = now;
+        let inner = Arc::clone(&self.inner);
+        Some(Box::pin(async move {
+            let call = inner.call("watch");
+            inner.bucket.wire.bounded(&call, inner.bucket.quorum(&call, IDLE_HEARTBEAT)).await.ok()
+        }))
+    }
+
+    async fn answered(&mut self, answer: Option<Quorum>) -> Result<(), End> {
+        self.doubt |= answer.is_none();
+        self.proof = answer;
+        self.caught_up(self.inner.clock.now()).await
+    }
+
+    /// The store showed that nothing is outstanding as of `at` (C4).
+    async fn in_step(&mut self, at: Instant) -> Result<(), End> {
+        if std::mem::take(&mut self.doubt)
+            && let Some(why) = self.away_too_long(at)
+        {
+            return Err(End::Lost(why));
+        }
+        self.contact = self.contact.max(at);
         self.expire().await?;
         self.send(WatchEvent::InStep).await
     }
@@ -351,7 +426,8 @@ impl Watcher {
         }
         match self.inner.understand(&stored, self.store) {
             Ok(Some(Item::Record(record))) => {
-                let lease = Lease::new(self.contact, whole_seconds(record.ttl) + GRANULARITY);
+                let lease = Lease::new(self.inner.clock.now(), whole_seconds(record.ttl) + GRANULARITY);
+                self.gone.remove(record.id());
                 self.known.insert(record.id().clone(), Known { version: record.version, lease });
                 self.send(WatchEvent::Put(*record)).await
             }
@@ -374,23 +450,33 @@ impl Watcher {
         self.send(WatchEvent::Intent(held)).await
     }
 
-    /// Tells of a removal, once: a tombstone is followed by the marker of its own end.
+    /// Tells of a removal, once.
+    ///
+    /// Also that of a record which was not shown: its writes may have been overwritten before they were pushed, but the
+    /// reader may have it from a list. During the replay its absence says enough.
     async fn removed(&mut self, id: DataCenterId, version: Version, why: Removal) -> Result<(), End> {
-        match self.known.remove(&id) {
-            Some(_) => self.send(WatchEvent::Removed { id, version, why }).await,
-            None => Ok(()),
+        let shown = self.known.remove(&id).is_some();
+        let told = self.gone.insert(id.clone(), self.inner.clock.now()).is_some();
+        if shown || (self.replayed && !told) {
+            self.send(WatchEvent::Removed { id, version, why }).await
+        } else {
+            Ok(())
         }
     }
 
     /// Removes what should have expired long since: by now the server showed that it has no renewal (P4).
     async fn expire(&mut self) -> Result<(), End> {
         let now = self.contact;
+        // A tombstone lives as long as a marker, and then leaves one.
+        let traces = self.marker_ttl * 3;
+        self.gone.retain(|_, told| now.saturating_duration_since(*told) < traces);
         let ended: Vec<_> =
             self.known.iter().filter(|(_, known)| known.lease.is_expired(now)).map(|(id, _)| id.clone()).collect();
         for id in ended {
             if let Some(known) = self.known.remove(&id) {
                 tracing::warn!(%id, "the server did not tell that this lease has ended");
                 let (version, why) = (known.version, Removal::Expired);
+                self.gone.insert(id.clone(), now);
                 self.send(WatchEvent::Removed { id, version, why }).await?;
             }
         }

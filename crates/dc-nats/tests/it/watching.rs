@@ -10,9 +10,9 @@ use futures::StreamExt;
 use crate::support::{
     admin, at, find,
     proxy::{Mode, Proxy},
-    record, replay,
-    server::Server,
-    timed, within,
+    record, register_at_last, replay,
+    server::{Cluster, Server},
+    timed, until, within,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -74,7 +74,7 @@ async fn p5_a_removal_whose_trace_has_gone_ends_the_watch() {
     ground.near.deregister(held.id(), held.version).await.expect("deregister");
     // The tombstone goes, then the marker of its own end.
     let client = admin::client(&ground.server.url()).await;
-    crate::support::until("the traces to go", async || {
+    until("the traces to go", async || {
         let bucket = admin::bucket(&client, "multidc").await;
         (bucket["state"]["messages"] == 1).then_some(())
     })
@@ -96,18 +96,18 @@ async fn p5_a_store_that_went_back_ends_the_watch() {
     ground.server.copy_data("data", "backup");
     ground.server.start_again();
     let late = record("late", LONG);
-    let held = crate::support::register_at_last(&ground.near, &late).await;
-    let mut watch = crate::support::until("a watch", async || ground.far.watch().await.ok()).await;
+    let held = register_at_last(&ground.near, &late).await;
+    let mut watch = until("a watch", async || ground.far.watch().await.ok()).await;
     assert!(replay(&mut watch).await >= held.version);
     ground.server.kill();
     ground.server.copy_data("backup", "data");
     ground.server.start_again();
     let end = removal_or_end(&mut watch).await;
     assert!(matches!(&end, Err(Error::WatchLost { why }) if why.contains("went back")), "{end:?}");
-    let listing = crate::support::until("a list", async || ground.far.list_all().await.ok()).await;
+    let listing = until("a list", async || ground.far.list_all().await.ok()).await;
     assert_eq!(listing.records.len(), 1, "the late record is lost");
     assert!(listing.as_of < held.version, "P1: the list says that it is older");
-    crate::support::register_at_last(&ground.near, &late).await;
+    register_at_last(&ground.near, &late).await;
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn p5_another_store_at_the_same_address_ends_the_watch() {
     ground.server.start_again();
     let end = removal_or_end(&mut watch).await;
     assert!(matches!(&end, Err(Error::WatchLost { why }) if why.contains("another store")), "{end:?}");
-    let new = crate::support::until("the store", async || ground.near.store().await.ok()).await;
+    let new = until("the store", async || ground.near.store().await.ok()).await;
     assert_ne!(new, old, "P1");
 }
 
@@ -260,5 +260,66 @@ async fn a_dropped_watch_is_taken_off_the_server() {
     replay(&mut watch).await;
     assert_eq!(consumers().await, Some(1));
     drop(watch);
-    crate::support::until("the consumer to go", async || (consumers().await == Some(0)).then_some(())).await;
+    until("the consumer to go", async || (consumers().await == Some(0)).then_some(())).await;
+}
+
+/// Fault 8: without its quorum a store takes no renewals, though what is left of it goes on answering and feeding
+/// watches. That no renewal comes then proves nothing.
+#[tokio::test]
+async fn c5_nothing_is_told_as_gone_or_in_step_while_the_quorum_is_lost() {
+    let mut cluster = Cluster::start();
+    let connect = async |url: String| {
+        let config = NatsConfig::builder(url).replicas(3).request_timeout(Duration::from_secs(2)).build();
+        NatsControlPlane::connect(config.expect("legal")).await.expect("connected")
+    };
+    let reader = connect(cluster.servers[0].url()).await;
+    let ttl = Duration::from_secs(4);
+    let mine = register_at_last(&reader, &record("dc-1", ttl)).await;
+    // Their consumers lie on any of the three servers: some on the one that is left.
+    let mut watches = Vec::new();
+    for n in 0..8 {
+        let mut watch = until("a watch", async || reader.watch().await.ok()).await;
+        replay(&mut watch).await;
+        watches.push(watch.map(move |event| (n, event)).boxed());
+    }
+    let mut events = futures::stream::select_all(watches);
+    until("a renewal", async || reader.heartbeat(&mine).await.ok()).await;
+    cluster.servers[1].kill();
+    cluster.servers[2].kill();
+    let start = TokioClock.now();
+    // What was proved before may be told for a little while.
+    let grace = Duration::from_secs(5);
+    let lost = tokio::time::timeout(ttl * 3, async {
+        while let Some((n, event)) = events.next().await {
+            match event.expect("P5: the watches go on") {
+                WatchEvent::Removed { id, version, why } => {
+                    let after = TokioClock.now() - start;
+                    panic!("C5: watch {n} tells {id} as gone ({why:?}) at {version} after {after:?}, {}", mine.version)
+                }
+                WatchEvent::InStep => {
+                    let after = TokioClock.now() - start;
+                    assert!(after < grace, "C4: watch {n} claims to be in step {after:?} after the quorum was lost");
+                }
+                _ => {}
+            }
+        }
+    });
+    assert!(lost.await.is_err(), "the watches ended");
+    let listed = reader.list_all().await;
+    assert!(listed.as_ref().is_err_and(Error::is_outage), "C5: a list without a quorum proves nothing: {listed:?}");
+    cluster.servers[1].start_again();
+    cluster.servers[2].start_again();
+    within("each watch to tell of the end of the lease, and to be in step", async {
+        let (mut gone, mut in_step) = (0, 0);
+        while gone < 8 || in_step == 0 {
+            match events.next().await.expect("P5: the watches go on") {
+                (_, Ok(WatchEvent::Removed { .. })) => gone += 1,
+                (_, Ok(WatchEvent::InStep)) => in_step += 1,
+                (_, Ok(_)) => {}
+                (n, Err(err)) => panic!("watch {n}: {err}"),
+            }
+        }
+    })
+    .await;
+    until("a list", async || reader.list_all().await.ok()).await;
 }
