@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 use dc_controlplane::{Corrupt, HeldIntent, Listing, Removal, codec};
 use dc_core::{DataCenterId, DataCenterRecord, Entry, Lease, Seen, Version};
 
-use super::{Core, ListTicket, Listed, Replay, Traits};
+use super::{Core, ListTicket, Listed, Replay, Traits, life::lease_end};
 use crate::TableEvent;
 
 /// What cannot be decoded is remembered, so as not to be told again, up to so many keys.
@@ -95,8 +95,7 @@ impl Core {
 
     fn listed_record(&mut self, record: DataCenterRecord, as_of: Version, at: Instant, now: Instant) {
         let (id, version) = (record.id().clone(), record.version);
-        let outdated = self.complete.is_some_and(|complete| newer(complete, as_of));
-        if self.tombstones.is_after(&id, version) || (outdated && self.is_late(&id, version)) {
+        if self.is_known_dead(&id, version, as_of) {
             return;
         }
         let Some(held) = self.snapshot.get(&id) else {
@@ -109,10 +108,23 @@ impl Core {
         } else if version == held_version {
             if self.traits.linearizable_reads {
                 self.renew(&id, at);
-            } else if held.lease().is_expired(at) {
+            } else if self.was_over(lease_end(held), at) {
                 self.expire(&id, now);
             }
         }
+    }
+
+    /// Whether a list as of `as_of` that contains `id` at `version` tells nothing but what is over already.
+    ///
+    /// Where reads are linearizable, being contained is proof of life unless a removal is newer than the record, or
+    /// the list older than a view that lacked it. Where they may be stale only a version not seen before is (C2): what
+    /// was removed or expired at this version, or was lacking in a view as new as it, stays gone (C3).
+    fn is_known_dead(&self, id: &DataCenterId, version: Version, as_of: Version) -> bool {
+        if !self.traits.linearizable_reads {
+            return self.tombstones.covers(id, version) || self.is_late(id, version);
+        }
+        let outdated = self.complete.is_some_and(|complete| newer(complete, as_of));
+        self.tombstones.is_after(id, version) || (outdated && self.is_late(id, version))
     }
 
     /// A record whose key holds garbage now is not there to be renewed; it goes when its lease has ended.
@@ -121,7 +133,7 @@ impl Core {
         let ended: Vec<_> = self
             .snapshot
             .iter()
-            .filter(|entry| !self.skipped.is_empty() && entry.lease().is_expired(at))
+            .filter(|entry| !self.skipped.is_empty() && self.was_over(lease_end(entry), at))
             .map(|entry| entry.id())
             .filter(unreadable)
             .cloned()

@@ -55,11 +55,6 @@ impl Contact {
         self.failing = true;
     }
 
-    /// Whether the store did not answer the last request.
-    pub(super) fn is_failing(&self) -> bool {
-        self.failing
-    }
-
     /// News came in, which is no proof of being in step; but silence, if there was one, is over.
     pub(super) fn heard(&mut self, now: Instant) {
         let Some(since) = self.last_heard else { return };

@@ -11,54 +11,65 @@ use crate::TableEvent;
 /// Leases and graces that end within so long of each other are looked at together.
 const GRAIN: Duration = Duration::from_millis(20);
 
+/// The time that a record is spared for, though the store shows no sign of its life (C5).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grace {
+    until: Instant,
+    /// Whether the store still contains it, at the version that has no life left.
+    still_listed: bool,
+}
+
 /// When the lease of `entry` ends on this reader's clock.
 pub(super) fn lease_end(entry: &Entry) -> Instant {
     entry.lease().since() + entry.lease().ttl()
 }
 
 impl Core {
-    /// Looks at every lease and grace: wants a list where a lease has ended, ends what had its grace.
+    /// Looks at every lease and grace: wants a list where one has ended, for only the store can tell what that means.
     pub(super) fn sweep(&mut self, now: Instant) {
         let mut next: Option<Instant> = None;
-        let mut ended = false;
-        for entry in self.snapshot.iter().filter(|entry| entry.seen() == Seen::Live) {
-            let end = lease_end(entry);
-            if end <= now {
-                ended = true;
-            } else if next.is_none_or(|next| end < next) {
-                next = Some(end);
+        let live = self.snapshot.iter().filter(|entry| entry.seen() == Seen::Live).map(|entry| lease_end(entry));
+        for end in live.chain(self.graces.values().map(|grace| grace.until)) {
+            let due = end + self.traits.proof_lag;
+            if due <= now {
+                // What has ended stays routable until the store was heard from (C2): ask it.
+                self.list_wanted = true;
+            } else if next.is_none_or(|next| due < next) {
+                next = Some(due);
             }
         }
-        // What has ended stays routable until the store was heard from (C2): ask it.
-        self.list_wanted |= ended;
-        let over: Vec<_> = self.graces.iter().filter(|(_, end)| **end <= now).map(|(id, _)| id.clone()).collect();
-        for id in over {
-            self.grace_ended(&id, now);
-        }
-        let next = next.into_iter().chain(self.graces.values().copied()).min();
         self.next_sweep = next.map(|next| next.max(now + GRAIN));
     }
 
-    /// The grace of `id` is over, unless the store is out again.
-    fn grace_ended(&mut self, id: &DataCenterId, now: Instant) {
-        let Some(entry) = self.snapshot.get(id).filter(|entry| entry.seen() == Seen::Grace) else {
-            self.graces.remove(id);
-            return;
-        };
-        if self.contact.is_failing() {
-            // It could not register again; it has its grace from when the store is back.
-            self.graces.insert(id.clone(), now + entry.lease().ttl());
-            return;
+    /// Whether what ended at `end` was over when the store was heard from, as it is known to have been at `at`.
+    pub(super) fn was_over(&self, end: Instant, at: Instant) -> bool {
+        end + self.traits.proof_lag <= at
+    }
+
+    /// Ends the graces that were over when the store was heard from at `at`: it had the time to show a renewal.
+    pub(super) fn end_graces(&mut self, at: Instant) {
+        let over = self.graces.iter().filter(|(_, grace)| self.was_over(grace.until, at));
+        let over: Vec<_> = over.map(|(id, grace)| (id.clone(), *grace)).collect();
+        for (id, grace) in over {
+            self.graces.remove(&id);
+            if self.snapshot.get(&id).is_none_or(|entry| entry.seen() != Seen::Grace) {
+                continue;
+            }
+            if grace.still_listed {
+                // Known, so that what is read once more is not taken for a newcomer; it goes when the store lacks it.
+                self.set_expired(&id);
+            } else {
+                self.drop_entry(&id, Removal::Expired);
+            }
         }
-        self.drop_entry(id, Removal::Expired);
     }
 
     /// The store is back from an outage: what is in grace has all of it still.
     pub(super) fn extend_graces(&mut self, now: Instant) {
         let Some(outage) = self.contact.outage_until(now) else { return };
-        for (id, end) in &mut self.graces {
+        for (id, grace) in &mut self.graces {
             if let Some(entry) = self.snapshot.get(id).filter(|entry| outage >= entry.lease().ttl() / 3) {
-                *end = now + entry.lease().ttl();
+                grace.until = now + entry.lease().ttl();
             }
         }
     }
@@ -94,8 +105,12 @@ impl Core {
         let in_grace = entry.seen() == Seen::Grace;
         self.list_wanted |= self.tombstones.set(id, version);
         match (spared, in_grace) {
-            (true, true) => {}
-            (true, false) => self.grant_grace(id, now),
+            (true, true) => {
+                if let Some(grace) = self.graces.get_mut(id) {
+                    grace.still_listed = false;
+                }
+            }
+            (true, false) => self.grant_grace(id, false, now),
             (false, _) => {
                 let why = if in_grace && why == Removal::Unknown { Removal::Expired } else { why };
                 self.drop_entry(id, why);
@@ -112,9 +127,14 @@ impl Core {
         let standstill = !self.traits.renewal_keeps_version
             && self.high.is_some_and(|(_, rose)| now.saturating_duration_since(rose) >= entry.lease().ttl());
         if serves(entry) && (standstill || self.outage_excuses(entry)) {
-            self.grant_grace(id, now);
+            self.grant_grace(id, true, now);
             return;
         }
+        self.set_expired(id);
+    }
+
+    fn set_expired(&mut self, id: &DataCenterId) {
+        let Some(entry) = self.snapshot.get(id) else { return };
         let expired = entry.as_seen(Seen::Expired);
         self.write(expired);
         self.events.push(TableEvent::Expired { id: id.clone() });
@@ -127,12 +147,12 @@ impl Core {
         self.contact.outage_after(lease.since()).is_some_and(|outage| outage >= lease.ttl() / 3)
     }
 
-    fn grant_grace(&mut self, id: &DataCenterId, now: Instant) {
+    fn grant_grace(&mut self, id: &DataCenterId, still_listed: bool, now: Instant) {
         let Some(entry) = self.snapshot.get(id) else { return };
         let left = entry.lease().ttl();
         let spared = entry.as_seen(Seen::Grace);
-        self.graces.insert(id.clone(), now + left);
-        self.sweep_by(now + left);
+        self.graces.insert(id.clone(), Grace { until: now + left, still_listed });
+        self.sweep_by(now + left + self.traits.proof_lag);
         self.write(spared);
         self.events.push(TableEvent::Grace { id: id.clone(), left });
     }

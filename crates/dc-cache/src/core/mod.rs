@@ -21,7 +21,7 @@ use std::{
 use dc_controlplane::{Capabilities, WatchEvent};
 use dc_core::{DataCenterId, Entry, Intent, Snapshot, Version};
 
-use self::{contact::Contact, tombstones::Tombstones};
+use self::{contact::Contact, life::Grace, tombstones::Tombstones};
 use crate::TableEvent;
 
 /// What the table needs to know of the backend, from its [`Capabilities`].
@@ -31,11 +31,17 @@ pub struct Traits {
     pub linearizable_reads: bool,
     /// A renewal keeps the version, so that a watch does not show it.
     pub renewal_keeps_version: bool,
+    /// How much older than its question an answer may be in what it does not show: that a renewal is missing counts
+    /// only from so long after the end of a lease. None where reads are linearizable; elsewhere the time by which the
+    /// store itself may be late to remove what has ended (P3).
+    pub proof_lag: Duration,
 }
 
 impl From<&Capabilities> for Traits {
     fn from(of: &Capabilities) -> Self {
-        Self { linearizable_reads: of.linearizable_reads, renewal_keeps_version: of.renewal_keeps_version }
+        let Capabilities { linearizable_reads, renewal_keeps_version, expiry_granularity, .. } = *of;
+        let proof_lag = if linearizable_reads { Duration::ZERO } else { expiry_granularity };
+        Self { linearizable_reads, renewal_keeps_version, proof_lag }
     }
 }
 
@@ -66,8 +72,7 @@ pub struct Core {
     contact: Contact,
     intents: BTreeMap<DataCenterId, (Arc<Intent>, Version)>,
     tombstones: Tombstones,
-    /// When each grace ends.
-    graces: BTreeMap<DataCenterId, Instant>,
+    graces: BTreeMap<DataCenterId, Grace>,
     /// Datacenters whose version is from before a fresh start, so that any replaces it.
     void: BTreeSet<DataCenterId>,
     /// As of which version the table was last known to be complete.
@@ -161,7 +166,7 @@ impl Core {
         self.next_sweep.into_iter().chain(self.contact.stale_at()).min()
     }
 
-    /// Lets time pass: staleness, leases that ended, graces that are over.
+    /// Lets time pass: staleness, and leases and graces that ended, of which the store must be asked.
     pub fn tick(&mut self, now: Instant) {
         if let Some(age) = self.contact.turns_stale(now) {
             self.events.push(TableEvent::Stale { age });
@@ -221,11 +226,12 @@ impl Core {
             self.events.push(TableEvent::Fresh);
         }
         self.extend_graces(now);
+        self.end_graces(at);
     }
 
     /// Writes an entry into the snapshot, and sees to it that its lease is looked at in time.
     fn write(&mut self, entry: Entry) {
-        self.sweep_by(life::lease_end(&entry));
+        self.sweep_by(life::lease_end(&entry) + self.traits.proof_lag);
         self.dirty = true;
         self.snapshot.put(Arc::new(entry));
     }

@@ -21,9 +21,11 @@ pub(super) const TTL: Duration = Duration::from_secs(30);
 pub(super) const STORE: StoreId = StoreId(1);
 pub(super) const OTHER: StoreId = StoreId(2);
 /// As etcd, SQLite and memory.
-pub(super) const LINEARIZABLE: Traits = Traits { linearizable_reads: true, renewal_keeps_version: true };
+pub(super) const LINEARIZABLE: Traits =
+    Traits { linearizable_reads: true, renewal_keeps_version: true, proof_lag: Duration::ZERO };
 /// As NATS.
-pub(super) const STALE_READS: Traits = Traits { linearizable_reads: false, renewal_keeps_version: false };
+pub(super) const STALE_READS: Traits =
+    Traits { linearizable_reads: false, renewal_keeps_version: false, proof_lag: Duration::from_secs(2) };
 
 pub(super) fn secs(s: u64) -> Duration {
     Duration::from_secs(s)

@@ -55,6 +55,33 @@ fn c3_a_late_list_does_not_bring_back_what_was_removed() {
 }
 
 #[test]
+fn c3_what_was_told_dead_at_a_version_does_not_come_back_at_it() {
+    // A watch that times leases itself names the version that it told before.
+    let feed = |traits| {
+        let mut feed = Feed::new(traits);
+        feed.replay(5, vec![record("a", 4), record("b", 5)]);
+        feed.watch(removed("a", 4, Removal::Expired));
+        assert_eq!(feed.seen("a"), None);
+        feed.events();
+        feed
+    };
+    let mut stale = feed(STALE_READS);
+    for revision in [5, 6, 9] {
+        stale.pass(secs(1));
+        stale.list(revision, vec![record("a", 4), record("b", 5)]);
+        stale.put(record("a", 4));
+        assert_eq!(stale.seen("a"), None, "C2: as of {revision}");
+    }
+    assert_eq!((stale.events(), stale.core.tombstones.len()), (vec![], 0), "without a trace that stays");
+    stale.put(record("a", 10));
+    assert_eq!(stale.takes("a"), Routability::Placements, "a version not seen before");
+    // Where reads are linearizable the store knows better than a timer.
+    let mut linearizable = feed(LINEARIZABLE);
+    linearizable.list(5, vec![record("a", 4), record("b", 5)]);
+    assert_eq!(linearizable.takes("a"), Routability::Placements);
+}
+
+#[test]
 fn c3_a_late_removal_does_not_touch_a_newer_record() {
     let mut feed = Feed::new(LINEARIZABLE);
     feed.replay(5, vec![record("a", 5)]);
@@ -134,6 +161,7 @@ fn c3_versions_from_before_a_fresh_start_are_void() {
     feed.put(record("a", 46));
     assert_eq!((feed.version("a"), feed.takes("a")), (Some(46), Routability::Placements));
     feed.pass(TTL);
+    feed.watch(WatchEvent::InStep);
     assert_eq!(feed.seen("b"), None, "its grace is over");
     feed.put(record("b", 47));
     assert_eq!(feed.takes("b"), Routability::Placements);

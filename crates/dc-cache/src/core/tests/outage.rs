@@ -33,7 +33,10 @@ fn c5_a_store_that_comes_back_empty_never_empties_the_world() {
         feed.pass(secs(19));
         feed.list(12, vec![record("a", 12)]);
         assert_eq!(feed.seen("b"), Some(Seen::Grace));
-        feed.pass(secs(1));
+        feed.pass(secs(1) + traits.proof_lag);
+        assert!(feed.core.list_wanted(), "C2: the end of a grace asks the store");
+        assert_eq!(feed.seen("b"), Some(Seen::Grace), "C5: not before the store was heard from");
+        feed.list(12, vec![record("a", 12)]);
         assert_eq!((feed.seen("a"), feed.seen("b")), (Some(Seen::Live), None), "one TTL, no more");
         assert!(feed.events().contains(&TableEvent::Left { id: dc("b"), why: Removal::Expired }));
     }
@@ -142,9 +145,28 @@ fn c5_a_grace_starts_anew_when_the_store_goes_away_again() {
     assert_eq!(feed.takes("a"), Routability::Traffic, "no leader could register again");
     feed.list(2, vec![]);
     feed.pass(secs(29));
+    feed.list(2, vec![]);
     assert_eq!(feed.takes("a"), Routability::Traffic);
     feed.pass(secs(1));
+    feed.list(2, vec![]);
     assert_eq!(feed.seen("a"), None);
+}
+
+#[test]
+fn c5_a_grace_does_not_end_while_the_store_is_silent() {
+    for traits in [LINEARIZABLE, STALE_READS] {
+        let mut feed = Feed::new(traits);
+        feed.list(1, two(1));
+        feed.out_for(60);
+        feed.list(2, vec![]);
+        // Nothing fails: the question is still on its way.
+        feed.pass(secs(25));
+        let ticket = feed.ask();
+        feed.pass(secs(100));
+        assert_eq!(feed.takes("a"), Routability::Traffic);
+        feed.answer(ticket, listing(2, vec![]));
+        assert_eq!(feed.takes("a"), Routability::Traffic, "the store spoke of a time before the end");
+    }
 }
 
 #[test]
@@ -162,7 +184,7 @@ fn c5_a_late_event_does_not_end_a_grace() {
 
 #[test]
 fn c5_a_store_that_stands_still_expires_nobody() {
-    // A replica cut off from its quorum goes on answering lists, as old as they are.
+    // Leaders cannot write, and lists go on being answered, as old as they are.
     let mut feed = Feed::new(STALE_READS);
     feed.list(5, two(5));
     for _ in 0..4 {
@@ -170,6 +192,32 @@ fn c5_a_store_that_stands_still_expires_nobody() {
         feed.list(5, two(5));
     }
     assert_eq!((feed.takes("a"), feed.takes("b")), (Routability::Traffic, Routability::Traffic));
+    assert!(!feed.events().iter().any(|event| matches!(event, TableEvent::Expired { .. } | TableEvent::Left { .. })));
+}
+
+#[test]
+fn c2_c3_what_had_its_grace_and_is_still_listed_neither_leaves_nor_comes_back() {
+    let mut feed = Feed::new(STALE_READS);
+    feed.list(5, two(5));
+    for _ in 0..8 {
+        feed.pass(secs(10));
+        feed.list(5, two(5));
+    }
+    assert_eq!((feed.seen("a"), feed.seen("b")), (Some(Seen::Expired), Some(Seen::Expired)));
+    feed.events();
+    for _ in 0..20 {
+        feed.pass(secs(10));
+        feed.list(5, two(5));
+        feed.put(record("a", 5));
+        assert_eq!((feed.takes("a"), feed.takes("b")), (Routability::Nothing, Routability::Nothing));
+    }
+    assert_eq!(feed.events(), [], "told once");
+    // One renews, the other is removed.
+    feed.list(6, vec![record("a", 6)]);
+    assert_eq!((feed.takes("a"), feed.seen("b")), (Routability::Placements, None));
+    let (revived, left) =
+        (TableEvent::Revived { id: dc("a") }, TableEvent::Left { id: dc("b"), why: Removal::Unknown });
+    assert_eq!(feed.events(), [revived, left]);
 }
 
 #[test]

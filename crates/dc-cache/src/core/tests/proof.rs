@@ -25,6 +25,9 @@ fn c2_being_listed_proves_nothing_where_reads_may_be_stale() {
     feed.pass(secs(20));
     feed.put(record("b", 6));
     feed.pass(secs(11));
+    feed.list(6, vec![record("a", 1), record("b", 6)]);
+    assert_eq!(feed.seen("a"), Some(Seen::Live), "C2: what it does not show may be as old as the lag");
+    feed.pass(secs(1));
     assert!(feed.core.list_wanted(), "C2: the end of a lease asks the store");
     assert_eq!(feed.takes("a"), Routability::Placements, "C2: not before the store was heard from");
     feed.events();

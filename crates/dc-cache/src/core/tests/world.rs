@@ -1,5 +1,6 @@
-//! C2 and C5 in random worlds: leaders that renew, die and register again, a store that goes away, comes back
-//! (as it was, with everything expired, or wiped), and one reader. A second a step.
+//! C2 and C5 in random worlds: leaders that renew, die and register again, a store that loses its quorum (and so goes
+//! away, though lists are answered for a moment longer where they may be stale), comes back (as it was, with
+//! everything expired, or wiped), and one reader. A second a step.
 
 use std::collections::BTreeMap;
 
@@ -134,7 +135,8 @@ impl World {
         Listing { as_of: Version::new(self.store, self.revision), ..listing(0, records) }
     }
 
-    fn read(&mut self, now: u64, up: bool) {
+    /// `answers` is whether lists are answered: for a while after the quorum was lost, too.
+    fn read(&mut self, now: u64, up: bool, answers: bool) {
         if up && self.plan.watch {
             let rewatch = self.feed.core.take_rewatch();
             if !self.watching || rewatch {
@@ -155,7 +157,7 @@ impl World {
             return;
         }
         let ticket = self.feed.ask();
-        if up {
+        if answers {
             self.feed.answer(ticket, self.view());
             (self.next_list, self.failures) = (now + REFRESH, 0);
         } else {
@@ -192,16 +194,31 @@ proptest! {
         }
         let last = (at + 200).max(500 + 200);
         let mut well_since = 0;
+        let mut good = Vec::new();
         for now in 0..last {
             let up = !ends.iter().any(|(from, to, _)| (*from..*to).contains(&now));
             if ends.iter().any(|(_, to, wiped)| *to == now && *wiped) {
                 world.wipe();
             }
             well_since = if up { well_since.min(now) } else { now + 1 };
-            world.expire(now);
+            // Removals need a quorum as much as renewals.
+            if up {
+                world.expire(now);
+            }
             world.lead(now, up);
-            world.read(now, up);
+            let lag = plan.traits.proof_lag.as_secs();
+            let lost = ends.iter().find(|(from, to, _)| (*from..*to).contains(&now)).map(|(from, ..)| *from);
+            world.read(now, up, lost.is_none_or(|from| now < from + lag));
             world.feed.pass(secs(1));
+            let view: Vec<_> = world.leaders.iter().map(|leader| world.feed.takes(&leader.name)).collect();
+            if lost.is_none() {
+                good = view;
+            } else {
+                for (leader, (good, takes)) in world.leaders.iter().zip(good.iter().zip(view)) {
+                    let lived = leader.dies.is_none_or(|dies| lost.is_some_and(|from| from <= dies));
+                    prop_assert!(!lived || takes == *good, "C5: {} at {} s: {:?}", leader.name, now, takes);
+                }
+            }
             for leader in &world.leaders {
                 let takes = world.feed.takes(&leader.name);
                 let known = leader.version.is_some() && now >= 2 * REFRESH + 5;
