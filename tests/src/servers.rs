@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::{Semaphore, SemaphorePermit},
 };
 
 use crate::eventually;
@@ -198,6 +199,15 @@ pub struct Store {
     /// The servers, in order.
     pub servers: Vec<Server>,
     dir: TempDir,
+    _turn: SemaphorePermit<'static>,
+}
+
+/// A test with a store is a test with many processes: two at once are enough for two cores, whatever number of
+/// threads the test runner uses.
+static TURNS: Semaphore = Semaphore::const_new(2);
+
+async fn turn() -> anyhow::Result<SemaphorePermit<'static>> {
+    Ok(TURNS.acquire().await?)
 }
 
 impl Store {
@@ -206,10 +216,11 @@ impl Store {
     /// # Errors
     ///
     /// No temporary directory can be made.
-    pub fn sqlite() -> anyhow::Result<Self> {
+    pub async fn sqlite() -> anyhow::Result<Self> {
+        let turn = turn().await?;
         let dir = tempfile::tempdir()?;
         let url = format!("sqlite://{}", dir.path().join("multidc.db").display());
-        Ok(Self { url, servers: Vec::new(), dir })
+        Ok(Self { url, servers: Vec::new(), dir, _turn: turn })
     }
 
     /// NATS with JetStream, `nodes` servers (1 or 3).
@@ -227,6 +238,7 @@ impl Store {
 
     async fn try_nats(nodes: usize) -> anyhow::Result<Self> {
         let binary = server_binary("NATS_SERVER_BIN", "nats-server")?;
+        let turn = turn().await?;
         let dir = tempfile::tempdir()?;
         let ports: Vec<[u16; 3]> = ports(nodes)?;
         let routes: Vec<String> = ports.iter().map(|[_, _, route]| format!("nats-route://127.0.0.1:{route}")).collect();
@@ -252,7 +264,7 @@ impl Store {
         let hosts: Vec<String> = ports.iter().map(|[client, ..]| format!("127.0.0.1:{client}")).collect();
         let query = if nodes > 1 { "?replicas=3" } else { "" };
         let url = format!("nats://{}{query}", hosts.join(","));
-        Self { url, servers, dir }.started().await
+        Self { url, servers, dir, _turn: turn }.started().await
     }
 
     /// etcd, `nodes` members (1 or 3), with election times short enough for tests.
@@ -270,6 +282,7 @@ impl Store {
 
     async fn try_etcd(nodes: usize) -> anyhow::Result<Self> {
         let binary = server_binary("ETCD_BIN", "etcd")?;
+        let turn = turn().await?;
         let dir = tempfile::tempdir()?;
         let ports: Vec<[u16; 3]> = ports(nodes)?;
         let peers: Vec<String> =
@@ -296,7 +309,7 @@ impl Store {
         }
         let hosts: Vec<String> = ports.iter().map(|[client, ..]| format!("127.0.0.1:{client}")).collect();
         let url = format!("etcd://{}", hosts.join(","));
-        Self { url, servers, dir }.started().await
+        Self { url, servers, dir, _turn: turn }.started().await
     }
 
     async fn started(mut self) -> anyhow::Result<Self> {

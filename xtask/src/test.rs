@@ -25,7 +25,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
         }
     } else {
         build(workspace)?;
-        test.args(["--workspace", "--all-features"]);
+        test.args(["--workspace", "--all-features", "--no-fail-fast"]);
     }
     prepare(&servers, &mut test)?;
     process::run(test.args(args))
@@ -43,6 +43,10 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
 /// What tests find in their environment: the servers' binaries, and protoc for their build.
 pub(crate) fn prepare(servers: &Servers, command: &mut Command) -> Result<()> {
     servers.export(command);
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        // Most tests wait for leases of real servers, not for a core; those that start whole systems take turns.
+        command.env("RUST_TEST_THREADS", "6");
+    }
     protoc::supply(command)
 }
 

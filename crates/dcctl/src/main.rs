@@ -93,7 +93,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let Some(url) = &args.control_plane else {
         bail!("which control plane? pass --control-plane URL, or set MULTIDC_CONTROL_PLANE (see --help)");
     };
-    let plane: Arc<dyn ControlPlane> = multidc::connect(url).await.context("control plane")?;
+    let plane: Arc<dyn ControlPlane> = multidc::connect(&look_only(url)).await.context("control plane")?;
     let Command::Dc(command) = args.command;
     if matches!(command, Dc::Watch) {
         tokio::select! {
@@ -106,6 +106,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Ok(done) => done,
         Err(_) => bail!("no answer from the control plane within {bound:?} (--timeout)"),
     }
+}
+
+/// A mistyped path of a SQLite file is an error here, not a new empty file.
+fn look_only(url: &str) -> String {
+    if !url.starts_with("sqlite:") || url.contains("create=") {
+        return url.to_owned();
+    }
+    let separator = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{separator}create=false")
 }
 
 async fn once(plane: Arc<dyn ControlPlane>, command: Dc, json: bool) -> anyhow::Result<()> {
@@ -205,5 +214,71 @@ async fn poll(plane: Arc<dyn ControlPlane>, json: bool) -> anyhow::Result<()> {
             Err(error) => eprintln!("dcctl: {error}; trying again"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use multidc::{DataCenter, DataCenterState, Endpoint, Epoch, NodeEndpoint, NodeId, Owner, StoreId, Version};
+
+    use super::*;
+
+    fn record(name: &str, region: &str) -> DataCenterRecord {
+        let endpoint: Endpoint = "127.0.0.1:7946".parse().expect("an endpoint");
+        DataCenterRecord {
+            data_center: DataCenter::new(name).region(region).build().expect("a datacenter"),
+            endpoints: vec![NodeEndpoint::new(NodeId(1), endpoint.clone())],
+            state: DataCenterState::Active,
+            ttl: Duration::from_secs(30),
+            owner: Owner { node: NodeId(1), endpoint },
+            epoch: Epoch::FIRST,
+            handed_over: false,
+            written_at_ms: 0,
+            version: Version::new(StoreId(1), 1),
+            unknown: Default::default(),
+        }
+    }
+
+    fn listing(records: Vec<DataCenterRecord>) -> Listing {
+        Listing { as_of: Version::new(StoreId(1), 9), records, intents: Vec::new(), skipped: Vec::new() }
+    }
+
+    #[test]
+    fn an_id_or_an_unambiguous_name_finds_a_datacenter() {
+        let known = listing(vec![record("dc-1", "eu"), record("dc-2", "eu"), record("dc-2", "us")]);
+        assert_eq!(resolve(&known, "dc-1", false).expect("unambiguous").as_str(), "eu/dc-1");
+        assert_eq!(resolve(&known, "us/dc-2", false).expect("an id").as_str(), "us/dc-2");
+        let ambiguous = resolve(&known, "dc-2", false).expect_err("two bear it").to_string();
+        assert!(ambiguous.contains("eu/dc-2 and us/dc-2"), "{ambiguous}");
+        let unknown = resolve(&known, "dc-9", false).expect_err("nobody bears it").to_string();
+        assert!(unknown.contains("known: eu/dc-1, eu/dc-2, us/dc-2"), "{unknown}");
+        assert_eq!(resolve(&known, "dc-9", true).expect("absent is fine").as_str(), "dc-9");
+        assert!(resolve(&known, "d c", true).is_err(), "no id at all");
+    }
+
+    #[test]
+    fn polling_tells_what_differs_and_nothing_else() {
+        let before = listing(vec![record("dc-1", "eu"), record("dc-2", "eu")]);
+        let mut renewed = record("dc-1", "eu");
+        renewed.version = Version::new(StoreId(1), 7);
+        let mut draining = record("dc-3", "eu");
+        draining.state = DataCenterState::Draining;
+        let events = show::differences(Some(&before), &listing(vec![renewed, draining]));
+        let told: Vec<String> = events
+            .iter()
+            .map(|event| match event {
+                WatchEvent::Put(record) => format!("put {}", record.id()),
+                WatchEvent::Removed { id, .. } => format!("removed {id}"),
+                other => format!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, ["put eu/dc-3", "removed eu/dc-2"], "a renewal is no news");
+    }
+
+    #[test]
+    fn a_sqlite_file_is_only_looked_at() {
+        assert_eq!(look_only("sqlite:///a.db"), "sqlite:///a.db?create=false");
+        assert_eq!(look_only("sqlite:///a.db?namespace=x"), "sqlite:///a.db?namespace=x&create=false");
+        assert_eq!(look_only("nats://h"), "nats://h");
     }
 }

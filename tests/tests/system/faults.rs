@@ -47,7 +47,7 @@ async fn fault_1(store: Store) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_1_a_killed_datacenter_leaves_routing_on_sqlite() -> anyhow::Result<()> {
-    fault_1(Store::sqlite()?).await
+    fault_1(Store::sqlite().await?).await
 }
 
 /// Fault 12 as well: NATS may stay silent about it; the table's own timer evicts.
@@ -266,7 +266,7 @@ async fn post(addr: &str, path: &str, body: &str) -> anyhow::Result<serde_json::
 /// A selector that names a region finds the datacenter; the exact zone need not be repeated.
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_a_selector_leaves_out_what_it_does_not_care_for() -> anyhow::Result<()> {
-    let mut world = World::start(Store::sqlite()?, 1, 0).await?;
+    let mut world = World::start(Store::sqlite().await?, 1, 0).await?;
     let far = world.node("dc-2", 0, &[], &["--region", "eu-west-1"]).await?;
     let seen = |s: &Status| s.data_centers.iter().any(|dc| dc.id == "eu-west-1/dc-2" && dc.routable == "placements");
     world.dc1[0].until("dc-2 serves", SOON, seen).await?;

@@ -12,7 +12,7 @@ use crate::world::{SOON, World, ask_worker, failure, follower, ledger, report, s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_a_follower_spawns_across_and_every_node_finds_the_actor() -> anyhow::Result<()> {
-    let world = World::start(Store::sqlite()?, 2, 2).await?;
+    let world = World::start(Store::sqlite().await?, 2, 2).await?;
     let asker = &world.dc1[follower(&world.dc1).await?];
     spawn_in(asker, "w", "dc-2").await?.map_err(|f| anyhow::anyhow!(f.text))?;
     let first = report(asker, "w").await?;
@@ -25,7 +25,7 @@ async fn a1_a_follower_spawns_across_and_every_node_finds_the_actor() -> anyhow:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_say_by_name_why_not() -> anyhow::Result<()> {
-    let mut world = World::start(Store::sqlite()?, 1, 1).await?;
+    let mut world = World::start(Store::sqlite().await?, 1, 1).await?;
     let odd = world.node("dc-1", 1, &[world.dc1[0].addr.clone()], &["--odd-kind"]).await?;
     world.dc1.push(odd);
     world.settled().await?;
@@ -53,7 +53,7 @@ async fn errors_say_by_name_why_not() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a5_a_panic_across_datacenters_is_a_typed_error() -> anyhow::Result<()> {
-    let world = World::start(Store::sqlite()?, 1, 1).await?;
+    let world = World::start(Store::sqlite().await?, 1, 1).await?;
     spawn_in(&world.dc1[0], "w", "dc-2").await?.map_err(|f| anyhow::anyhow!(f.text))?;
     let panicked = failure(world.dc1[0].ask(Command::PanicWorker { name: "w".into() }).await?)?;
     ensure!(panicked.kind == "HandlerPanicked" && !panicked.certainly_not_run, "{panicked:?}");
@@ -63,7 +63,7 @@ async fn a5_a_panic_across_datacenters_is_a_typed_error() -> anyhow::Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_tells_across_datacenters_arrive_once_and_in_order() -> anyhow::Result<()> {
-    let world = World::start(Store::sqlite()?, 1, 1).await?;
+    let world = World::start(Store::sqlite().await?, 1, 1).await?;
     let node = &world.dc1[0];
     spawn_in(node, "w", "dc-2").await?.map_err(|f| anyhow::anyhow!(f.text))?;
     node.must(Command::TellWorkerMany { name: "w".into(), from: 0, count: 20_000 }).await?;
@@ -78,7 +78,7 @@ async fn r1_tells_across_datacenters_arrive_once_and_in_order() -> anyhow::Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g1_a_grain_hit_from_every_node_at_once_activates_once() -> anyhow::Result<()> {
-    let world = World::start(Store::sqlite()?, 3, 3).await?;
+    let world = World::start(Store::sqlite().await?, 3, 3).await?;
     for identity in ["user-1", "user-2", "user-3", "user-4"] {
         let reports = try_join_all(world.all().map(|node| ledger(node, identity, 20))).await?.concat();
         let first = &reports[0];
@@ -92,7 +92,7 @@ async fn g1_a_grain_hit_from_every_node_at_once_activates_once() -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d6_a_graceful_end_leaves_no_record() -> anyhow::Result<()> {
-    let mut world = World::start(Store::sqlite()?, 2, 1).await?;
+    let mut world = World::start(Store::sqlite().await?, 2, 1).await?;
     for node in world.dc1.drain(..) {
         node.shutdown().await?;
     }

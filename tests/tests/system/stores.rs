@@ -41,7 +41,7 @@ async fn outlives_several_leases(store: Store) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_system_outlives_several_leases_on_sqlite() -> anyhow::Result<()> {
-    outlives_several_leases(Store::sqlite()?).await
+    outlives_several_leases(Store::sqlite().await?).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

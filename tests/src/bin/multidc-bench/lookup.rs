@@ -22,7 +22,7 @@ pub(crate) async fn run(time: Duration) -> anyhow::Result<()> {
 
 /// The other datacenter's nodes run in this process, each with sockets of its own.
 async fn at(endpoints: usize, time: Duration) -> anyhow::Result<Vec<String>> {
-    let store = Store::sqlite()?;
+    let store = Store::sqlite().await?;
     let first = node(&store.url, "dc-2", None).await?;
     let seed = first.endpoint().to_string();
     let mut far = vec![first];

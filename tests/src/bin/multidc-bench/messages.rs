@@ -23,7 +23,7 @@ use crate::{
 const SIZES: [usize; 3] = [64, 1024, 64 * 1024];
 
 pub(crate) async fn run(time: Duration) -> anyhow::Result<()> {
-    let store = Store::sqlite()?;
+    let store = Store::sqlite().await?;
     let raw = Far::start(Role::RawTcp, &[])?;
     let tonic = Far::start(Role::BareTonic, &[])?;
     let _far = Far::start(Role::Node, &["--control-plane", &store.url])?;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(crate) async fn run(time: Duration) -> anyhow::Result<()> {
-    let store = Store::sqlite()?;
+    let store = Store::sqlite().await?;
     let far = Far::start(Role::Node, &["--control-plane", &store.url])?;
     let seed = far.addr.to_string();
     let _second = Far::start(Role::Node, &["--control-plane", &store.url, "--seed", &seed])?;
