@@ -5,17 +5,17 @@
 //! says that it is gone, or its datacenter goes (A2). A miss is bounded in time and makes no noise.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     future::IntoFuture,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dc_core::{DataCenterId, DataCenterSelector, Freshness, NodeEndpoint, NodeId, Selector};
-use dc_placement::{Request, Signals, Strategy, choose};
+use dc_placement::{Request, choose};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tracing::Instrument;
@@ -206,49 +206,57 @@ pub(crate) async fn ask_data_center(
     after: Duration,
 ) -> Result<Result<Place, Error>, Error> {
     let until = node.clock().now() + after;
-    let nodes = endpoints_of(node, dc)?;
-    let mut last = Err(Error::Unreachable { to: dc.to_string(), reason: "it lists no nodes".into() });
-    let count = nodes.len();
-    for (number, target) in nodes.into_iter().enumerate() {
+    let mut next = first_of(node, dc)?;
+    let mut others: Option<Vec<NodeEndpoint>> = None;
+    loop {
         let left = until.saturating_duration_since(node.clock().now());
-        if left.is_zero() {
-            break;
-        }
         // A silent node must not use up the time that others could answer in.
-        let share = if number + 1 < count { (left / 2).max(Duration::from_millis(100)).min(left) } else { left };
-        let to = format!("{dc} at {}", target.endpoint);
-        let answer = node.peer(&target.endpoint, target.node).call_for_answer(service, body.clone(), share).await;
+        let share = (left / 2).max(Duration::from_millis(100)).min(left);
+        let to = format!("{dc} at {}", next.endpoint);
+        let answer = node.peer(&next.endpoint, next.node).call_for_answer(service, body.clone(), share).await;
         // Questions change nothing, or claim under the directory's eyes: asking another node is safe.
-        last = match answer {
+        let last = match answer {
             Ok(answer) => match wire::read_answer(answer.status, answer.body) {
                 Err(error @ (Error::ShuttingDown { .. } | Error::TypeNotRegistered { .. })) => Ok(Err(error)),
-                answer => return Ok(answer),
+                answer => {
+                    node.names().prefer(dc, next.node);
+                    return Ok(answer);
+                }
             },
             Err(err) => Err(link::link_error(&err, &to)),
         };
+        let others = match &mut others {
+            Some(others) => others,
+            none => none.insert(others_of(node, dc, &next)?),
+        };
+        match others.pop() {
+            Some(other) if until > node.clock().now() => next = other,
+            Some(_) | None => return last,
+        }
     }
-    last
 }
 
-/// The nodes of a datacenter in the order to ask them: the nearest first.
-fn endpoints_of(node: &Arc<Node>, dc: &DataCenterId) -> Result<Vec<NodeEndpoint>, Error> {
+/// Nodes of one datacenter that are asked at most, one after the other.
+const ASKED: usize = 8;
+
+/// The node of a datacenter to ask first: the one that answered last, else any. Costs the same however many it has.
+fn first_of(node: &Arc<Node>, dc: &DataCenterId) -> Result<NodeEndpoint, Error> {
     let selector = Selector::id(dc.clone());
-    let signals = Rtts { node };
-    let freshness = node.table().freshness(node.clock().now());
-    let request = Request::traffic(&selector, freshness).strategy(Strategy::Nearest).signals(&signals);
+    let request = Request::traffic(&selector, node.table().freshness(node.clock().now()));
     let snapshot = node.table().snapshot();
     let choice = choose(&snapshot, &request, node.draw()).map_err(|refusal| crate::spawn::refused(&refusal))?;
-    Ok(choice.detach().endpoints().cloned().collect())
+    let preferred = node.names().preferred(dc);
+    let known = preferred.and_then(|preferred| choice.entry().endpoints().iter().find(|other| other.node == preferred));
+    Ok(known.unwrap_or_else(|| choice.endpoint()).clone())
 }
 
-struct Rtts<'a> {
-    node: &'a Node,
-}
-
-impl Signals for Rtts<'_> {
-    fn rtt(&self, node: &NodeEndpoint) -> Option<Duration> {
-        self.node.peer(&node.endpoint, node.node).rtt()
-    }
+/// The nodes to ask when the first one did not answer, the last of them first.
+fn others_of(node: &Arc<Node>, dc: &DataCenterId, first: &NodeEndpoint) -> Result<Vec<NodeEndpoint>, Error> {
+    let selector = Selector::id(dc.clone());
+    let request = Request::traffic(&selector, node.table().freshness(node.clock().now()));
+    let snapshot = node.table().snapshot();
+    let choice = choose(&snapshot, &request, node.draw()).map_err(|refusal| crate::spawn::refused(&refusal))?;
+    Ok(choice.endpoints().filter(|other| other.node != first.node).take(ASKED - 1).cloned().collect())
 }
 
 /// Answers a lookup of another datacenter: by this one's directory, no further.
@@ -262,8 +270,13 @@ pub(crate) async fn asked(node: &Arc<Node>, body: LookupBody, left: Duration) ->
 pub(crate) struct FoundNames {
     found: Mutex<HashMap<String, Hit>>,
     /// Notices that were sent lately, so that a stream of dead letters does not become a stream of notices.
-    noticed: Mutex<Vec<(NodeId, u64)>>,
+    noticed: Mutex<VecDeque<(Instant, NodeId, u64)>>,
+    /// Which node of a datacenter answered last: its link stands.
+    preferred: Mutex<HashMap<DataCenterId, NodeId>>,
 }
+
+/// One actor's end is told to one node at most this often.
+const NOTICE: Duration = Duration::from_secs(1);
 
 /// Names remembered at most; beyond, all are forgotten and found again.
 const MAX_NAMES: usize = 65_536;
@@ -292,16 +305,28 @@ impl FoundNames {
     }
 
     /// Whether this sender was not told of this actor lately.
-    pub(crate) fn first_notice(&self, to: NodeId, actor: u64) -> bool {
+    pub(crate) fn first_notice(&self, now: Instant, to: NodeId, actor: u64) -> bool {
         let mut noticed = self.noticed.lock();
-        if noticed.contains(&(to, actor)) {
+        while noticed.front().is_some_and(|(at, ..)| now.saturating_duration_since(*at) >= NOTICE) {
+            noticed.pop_front();
+        }
+        // A flood of them ends here: notices help, and nothing depends on them.
+        if noticed.len() >= 256 || noticed.iter().any(|(_, node, number)| (*node, *number) == (to, actor)) {
             return false;
         }
-        if noticed.len() >= 256 {
-            noticed.remove(0);
-        }
-        noticed.push((to, actor));
+        noticed.push_back((now, to, actor));
         true
+    }
+
+    fn preferred(&self, dc: &DataCenterId) -> Option<NodeId> {
+        self.preferred.lock().get(dc).copied()
+    }
+
+    fn prefer(&self, dc: &DataCenterId, node: NodeId) {
+        let mut preferred = self.preferred.lock();
+        if preferred.get(dc) != Some(&node) {
+            preferred.insert(dc.clone(), node);
+        }
     }
 }
 

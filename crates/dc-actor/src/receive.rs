@@ -75,7 +75,7 @@ fn not_here(node: &Arc<Node>, from: &Arc<PeerIdentity>, incoming: Incoming) {
 }
 
 fn tell_gone(node: &Arc<Node>, from: &Arc<PeerIdentity>, actor: u64) {
-    if !node.names().first_notice(from.node, actor) {
+    if !node.names().first_notice(node.clock().now(), from.node, actor) {
         return;
     }
     let peer = node.peer(&from.advertised, from.node);

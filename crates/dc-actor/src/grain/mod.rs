@@ -24,6 +24,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use dc_core::{NodeId, SharedClock};
 use parking_lot::Mutex;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 pub(crate) use self::{
     activate::asked_to_activate,
@@ -36,7 +37,7 @@ use crate::{
     error::{AskError, Error},
     host::{AnyCell, Key},
     message::{Handles, RemoteActor, RemoteMessage},
-    reference::{Location, Route},
+    reference::{Location, Route, reading_for},
     send::{Ask, Payload, Target, Tell, ask_by, tell_by},
     system::Node,
 };
@@ -334,6 +335,32 @@ impl Grains {
 
     fn homes_stood_for(&self) -> Duration {
         self.clock.now().saturating_duration_since(*self.homes_since.lock())
+    }
+}
+
+/// A grain's identity on the wire.
+#[derive(Serialize, Deserialize)]
+struct WireGrain {
+    kind: String,
+    id: String,
+}
+
+impl<A: RemoteActor> Serialize for GrainRef<A> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        WireGrain { kind: A::KIND.to_owned(), id: self.inner.id.to_string() }.serialize(serializer)
+    }
+}
+
+/// Reads inside messages, answers and arguments, and in actors; elsewhere there is no system to find the grain with:
+/// send its identity, and take [`ActorSystem::grain`](crate::ActorSystem::grain).
+impl<'de, A: RemoteActor> Deserialize<'de> for GrainRef<A> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let WireGrain { kind, id } = WireGrain::deserialize(deserializer)?;
+        if kind != A::KIND {
+            return Err(D::Error::custom(format!("a grain of kind {kind:?}, not {:?}", A::KIND)));
+        }
+        let node = reading_for().ok_or_else(|| D::Error::custom("a grain cannot be read outside of a system"))?;
+        Ok(Self::new(node, id))
     }
 }
 

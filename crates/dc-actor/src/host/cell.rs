@@ -194,7 +194,6 @@ impl<A: Actor> AnyCell for Cell<A> {
         &self.core
     }
 
-    #[expect(clippy::result_large_err, reason = "moved back once in a while; a box would cost every message")]
     fn deliver(self: Arc<Self>, incoming: Incoming) -> Result<(), Incoming> {
         let Some(entry) = self.table.find(incoming.message.message.as_str()) else {
             let error = Error::MessageNotListed {

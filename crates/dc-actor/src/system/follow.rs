@@ -52,15 +52,20 @@ async fn readiness(system: WeakSystem) {
 
 async fn table(system: WeakSystem, mut events: Receiver<TableEvent>) {
     let mut homes = HashSet::new();
-    while let Some(event) = next(&mut events, &system).await {
+    while let Some(first) = next(&mut events, &system).await {
         let Some(node) = system.node() else { return };
-        if let TableEvent::StoreChanged { to, .. } = &event {
-            node.remoting().set_store(*to);
+        // What has happened by now is looked at once: a list may bring thousands of changes.
+        let mut event = Some(first);
+        while let Some(happened) = event {
+            if let TableEvent::StoreChanged { to, .. } = &happened {
+                node.remoting().set_store(*to);
+            }
+            if let Some(event) = table_event(&node, happened) {
+                node.bus().tell(event);
+            }
+            event = events.try_recv().ok();
         }
         follow_homes(&node, &mut homes);
-        if let Some(event) = table_event(&node, event) {
-            node.bus().tell(event);
-        }
     }
 }
 

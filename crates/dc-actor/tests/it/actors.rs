@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use dc_actor::{Activation, ActorRef, ActorSystemBuilder, AskError, ContextExt, GrainBuilder, Ref, RestartPolicy};
+use dc_actor::{
+    Activation, ActorRef, ActorSystemBuilder, AskError, ContextExt, GrainBuilder, GrainRef, Ref, RestartPolicy,
+};
 use kameo::{
     Actor,
     actor::WeakActorRef,
@@ -106,6 +108,10 @@ pub(crate) struct Relay {
     pub(crate) through: Vec<Ref<Worker>>,
     pub(crate) n: u32,
 }
+
+/// Adds to a grain, by the reference in the message.
+#[derive(Clone, Debug, Serialize, Deserialize, RemoteMessage)]
+pub(crate) struct AddTo(pub(crate) GrainRef<Cart>, pub(crate) u64);
 
 /// A message that no kind lists.
 #[derive(Clone, Debug, Serialize, Deserialize, RemoteMessage)]
@@ -214,6 +220,13 @@ impl Message<Relay> for Worker {
                 target.tell(Note(number)).await.expect("accepted");
             }
         }
+    }
+}
+
+impl Message<AddTo> for Worker {
+    type Reply = Result<Placed, String>;
+    async fn handle(&mut self, AddTo(grain, n): AddTo, _: &mut Context<Self, Self::Reply>) -> Self::Reply {
+        grain.ask(AddItem(n)).await.map_err(|err| err.to_string())
     }
 }
 
@@ -380,6 +393,7 @@ pub(crate) fn worker(kind: dc_actor::KindBuilder<Worker>) -> dc_actor::KindBuild
         .handles::<Later>()
         .handles::<WhoAreYou>()
         .handles::<AskThat>()
+        .handles::<AddTo>()
         .handles::<Relay>()
         .handles::<Answers>()
         .handles::<Sum>()

@@ -8,7 +8,10 @@ use dc_core::{Intent, IntentKind};
 use futures::future::join_all;
 
 use crate::{
-    actors::{AddItem, Busy, Cart, FailNow, LocalCart, PanicNow, PinnedCart, Placed, RestlessCart, lives},
+    actors::{
+        AddItem, AddTo, Busy, Cart, FailNow, LocalCart, PanicNow, PinnedCart, Placed, RestlessCart, Worker, WorkerArgs,
+        lives,
+    },
     world::{World, event, eventually, now, shut_down, soon, until_known},
 };
 
@@ -167,6 +170,19 @@ async fn a_grain_whose_arguments_cannot_be_made_fails_to_start_again_and_again()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grains_reference_travels_inside_messages() {
+    let world = World::new("grain-ref");
+    let all = world.start(["dc-1", "dc-2"], 1).await;
+    let here = &all[0][0];
+    let worker = here.spawn_on::<Worker>("adds", WorkerArgs::default()).in_data_center("dc-2").await.expect("spawns");
+    let grain = here.grain::<Cart>("travels");
+    let placed = worker.ask(AddTo(grain.clone(), 3)).await.expect("the grain answers");
+    assert_eq!(placed.items, 3);
+    assert_eq!(grain.ask(AddItem(1)).await.expect("answers").items, 4, "the same one");
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_a_draining_home_answers_for_what_it_has_and_sends_others_on() {
     let world = World::new("g2-drain");
     let all = world.start(["dc-1", "dc-2"], 2).await;
@@ -264,7 +280,7 @@ async fn grains_become_active_elsewhere_while_their_node_shuts_down() {
     let mut all = world.start(["dc-1"], 3).await;
     let ending = all[0].pop().expect("three nodes");
     // Something that keeps the shutdown busy for a while.
-    let slow = ending.spawn::<crate::actors::Worker>(crate::actors::WorkerArgs::default()).await.expect("spawns");
+    let slow = ending.spawn::<Worker>(WorkerArgs::default()).await.expect("spawns");
     let busy = tokio::spawn(slow.ask(Busy { ms: 1_500 }).into_future());
     eventually("it is busy", || async {
         slow.ask(crate::actors::Noted).timeout(Duration::from_millis(50)).await.err()
@@ -274,10 +290,7 @@ async fn grains_become_active_elsewhere_while_their_node_shuts_down() {
         let ending = ending.clone();
         async move { ending.shutdown().await }
     });
-    eventually("it takes nothing new", || async {
-        ending.spawn::<crate::actors::Worker>(crate::actors::WorkerArgs::default()).await.err()
-    })
-    .await;
+    eventually("it takes nothing new", || async { ending.spawn::<Worker>(WorkerArgs::default()).await.err() }).await;
     let asks = (0..30)
         .map(|number| all[0][number % 2].grain::<Cart>(format!("ending-{number}")).ask(AddItem(1)).into_future());
     for answer in soon("all answers", join_all(asks)).await {
