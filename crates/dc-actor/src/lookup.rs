@@ -206,12 +206,12 @@ pub(crate) async fn ask_data_center(
     after: Duration,
 ) -> Result<Result<Place, Error>, Error> {
     let until = node.clock().now() + after;
-    let mut next = first_of(node, dc)?;
+    let (mut next, mut more) = first_of(node, dc)?;
     let mut others: Option<Vec<NodeEndpoint>> = None;
     loop {
         let left = until.saturating_duration_since(node.clock().now());
         // A silent node must not use up the time that others could answer in.
-        let share = (left / 2).max(Duration::from_millis(100)).min(left);
+        let share = if more { (left / 2).max(Duration::from_millis(100)).min(left) } else { left };
         let to = format!("{dc} at {}", next.endpoint);
         let answer = node.peer(&next.endpoint, next.node).call_for_answer(service, body.clone(), share).await;
         // Questions change nothing, or claim under the directory's eyes: asking another node is safe.
@@ -230,7 +230,7 @@ pub(crate) async fn ask_data_center(
             none => none.insert(others_of(node, dc, &next)?),
         };
         match others.pop() {
-            Some(other) if until > node.clock().now() => next = other,
+            Some(other) if until > node.clock().now() => (next, more) = (other, !others.is_empty()),
             Some(_) | None => return last,
         }
     }
@@ -239,15 +239,17 @@ pub(crate) async fn ask_data_center(
 /// Nodes of one datacenter that are asked at most, one after the other.
 const ASKED: usize = 8;
 
-/// The node of a datacenter to ask first: the one that answered last, else any. Costs the same however many it has.
-fn first_of(node: &Arc<Node>, dc: &DataCenterId) -> Result<NodeEndpoint, Error> {
+/// The node of a datacenter to ask first: the one that answered last, else any; and whether there are others. Costs
+/// the same however many it has.
+fn first_of(node: &Arc<Node>, dc: &DataCenterId) -> Result<(NodeEndpoint, bool), Error> {
     let selector = Selector::id(dc.clone());
     let request = Request::traffic(&selector, node.table().freshness(node.clock().now()));
     let snapshot = node.table().snapshot();
     let choice = choose(&snapshot, &request, node.draw()).map_err(|refusal| crate::spawn::refused(&refusal))?;
     let preferred = node.names().preferred(dc);
     let known = preferred.and_then(|preferred| choice.entry().endpoints().iter().find(|other| other.node == preferred));
-    Ok(known.unwrap_or_else(|| choice.endpoint()).clone())
+    let first = known.unwrap_or_else(|| choice.endpoint()).clone();
+    Ok((first, choice.entry().endpoints().len() > 1))
 }
 
 /// The nodes to ask when the first one did not answer, the last of them first.

@@ -133,7 +133,16 @@ async fn ask_home(
     let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string() });
     match ask_data_center(node, home, wire::LOCATE, body, left).await {
         Ok(answer) => Ok(answer?),
-        Err(error) => Err(NotFound { error, lasting: true }),
+        Err(error) => Err(NotFound { error: only_asked(error, home), lasting: true }),
+    }
+}
+
+/// The error of a question as that of the message, which has not been sent: it certainly did not run.
+fn only_asked(error: Error, home: &DataCenterId) -> Error {
+    match error {
+        Error::Timeout { to, after, .. } => Error::Timeout { to, after, not_run: true },
+        error if error.certainly_not_run() => error,
+        error => Error::Unreachable { to: home.to_string(), reason: error.to_string() },
     }
 }
 
