@@ -2,6 +2,8 @@
 //!
 //! `cargo run -p multidc-examples --bin two-datacenters`
 
+use std::time::Duration;
+
 use kameo::Actor; // kameo's derive needs the direct dependency
 use multidc::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,7 @@ async fn node(dc: &str, plane: &str) -> Result<ActorSystem, Box<dyn std::error::
     let system = ActorSystem::builder("app")
         .data_center(DataCenter::new(dc))
         .control_plane(multidc::connect(plane).await?)
+        .controller(|c| c.cache_refresh_interval(Duration::from_millis(200))) // SQLite has no watch: it is polled
         .listen("127.0.0.1:0")
         .actor::<Worker>(|kind| kind.handles::<Analyse>().handles::<Progress>())
         .start()
