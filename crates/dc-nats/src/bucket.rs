@@ -29,10 +29,16 @@ use crate::{
 /// as long from their return, and an election.
 pub(crate) const GRANULARITY: Duration = Duration::from_secs(2);
 
-/// How long ago the leader may last have heard from a replica that counts as there. They talk every second.
-const REPLICA_SILENCE: Duration = Duration::from_secs(3);
+/// How old the proof may be that the store has its quorum, for what is read to count.
+///
+/// Not older than the time for which the store itself may hold on to what has ended: so long after the end of a lease
+/// a reader waits before it takes the absence of a renewal for death.
+pub(crate) const PROOF_AGE: Duration = GRANULARITY;
 
-/// A moment at which the store could take writes, and its last sequence then.
+/// How long ago the leader may last have heard from a replica that counts as there. They talk every second.
+const REPLICA_SILENCE: Duration = PROOF_AGE;
+
+/// A moment at which the store could take writes, and its last sequence then or later.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quorum {
     pub(crate) at: Instant,
@@ -131,7 +137,7 @@ impl Bucket {
             }
         }
         self.check_strict(audit.findings.clone())?;
-        if info.has_majority() && info.state.last_seq < highest {
+        if info.majority_heard().is_some() && info.state.last_seq < highest {
             tracing::error!(now = info.state.last_seq, seen = highest, "the store went back, or is another");
             self.highest.store(info.state.last_seq, Ordering::SeqCst);
         }
@@ -294,7 +300,8 @@ impl Bucket {
     /// Proof that the store's leader was in touch with a majority, no longer than `age` ago.
     ///
     /// A replica that is cut off from the others goes on answering reads and feeding watches: that what it shows has no
-    /// renewals proves nothing. The one replica of an unreplicated bucket is proof by itself.
+    /// renewals proves nothing. The one replica of an unreplicated bucket is proof by itself. A leader that loses its
+    /// majority believes in itself for 10 s more, but tells when it last heard from whom: that is what counts here.
     pub(crate) async fn quorum(&self, call: &Call, age: Duration) -> Result<Quorum, Error> {
         let mut pause = Pause::default();
         loop {
@@ -308,12 +315,15 @@ impl Bucket {
             call.note("no leader of the bucket answers that is in touch with a majority");
             let operation = format!("STREAM.INFO.{}", self.wire.keys.stream());
             match self.wire.api::<StreamInfo>(call, &operation, None).await {
-                Ok(info) if info.has_majority() => {
-                    let quorum = Quorum { at: now, last_sequence: info.state.last_seq };
-                    self.show(quorum);
-                    return Ok(quorum);
+                Ok(info) => {
+                    if let Some(ago) = info.majority_heard() {
+                        let at = now.checked_sub(ago).unwrap_or(now);
+                        let quorum = Quorum { at, last_sequence: info.state.last_seq };
+                        self.show(quorum);
+                        return Ok(quorum);
+                    }
+                    pause.rest().await;
                 }
-                Ok(_) => pause.rest().await,
                 Err(Failure::Api(err)) if err.is_not_found() => {
                     self.refresh(call).await?;
                 }
@@ -447,12 +457,20 @@ struct Replica {
 }
 
 impl StreamInfo {
-    /// Whether the leader, who answered, is in touch with enough followers to take writes.
-    fn has_majority(&self) -> bool {
-        let Some(Replicas { leader, replicas }) = &self.cluster else { return true };
-        let heard = 1..=nanos(REPLICA_SILENCE);
-        let near = |replica: &&Replica| !replica.offline && heard.contains(&replica.active);
-        !leader.is_empty() && 1 + replicas.iter().filter(near).count() > replicas.len().div_ceil(2)
+    /// How long ago the leader, who answered, had heard from enough followers to take writes; `None` where that is too
+    /// long, or it is no leader.
+    fn majority_heard(&self) -> Option<Duration> {
+        let Some(Replicas { leader, replicas }) = &self.cluster else { return Some(Duration::ZERO) };
+        let near = |replica: &&Replica| !replica.offline && replica.active > 0;
+        let mut heard: Vec<_> = replicas.iter().filter(near).map(|replica| replica.active).collect();
+        heard.sort_unstable();
+        // It counts itself.
+        let needed = replicas.len().div_ceil(2);
+        let last = match needed.checked_sub(1) {
+            Some(last) => Duration::from_nanos(*heard.get(last)?),
+            None => Duration::ZERO,
+        };
+        (!leader.is_empty() && last <= REPLICA_SILENCE).then_some(last)
     }
 }
 
@@ -684,18 +702,21 @@ mod tests {
                 replicas: followers.iter().map(|&(offline, ms)| Replica { offline, active: ms * 1_000_000 }).collect(),
             }),
         };
-        assert!(info(&[]).has_majority(), "a single replica");
-        assert!(!info(&[(false, 0), (false, 0)]).has_majority(), "one that never heard of the others");
+        let heard = |followers: &[(bool, u64)]| info(followers).majority_heard();
+        let ms = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(heard(&[]), ms(0), "a single replica");
+        assert_eq!(heard(&[(false, 0), (false, 0)]), None, "one that never heard of the others");
         let mut leaderless = info(&[(false, 1), (false, 1)]);
         leaderless.cluster.as_mut().unwrap().leader.clear();
-        assert!(!leaderless.has_majority(), "no leader");
-        assert!(info(&[(false, 900), (false, 60_000)]).has_majority(), "two of three");
-        assert!(!info(&[(false, 3_001), (false, 60_000)]).has_majority(), "one of three");
-        assert!(!info(&[(true, 100), (true, 100)]).has_majority(), "one of three");
-        assert!(info(&[(false, 1), (false, 1), (true, 1), (true, 1)]).has_majority(), "three of five");
-        assert!(!info(&[(false, 1), (true, 1), (true, 1), (true, 1)]).has_majority(), "two of five");
-        assert!(!info(&[(true, 1)]).has_majority(), "one of two");
-        assert!(!info(&[(false, 1), (true, 1), (true, 1)]).has_majority(), "two of four");
+        assert_eq!(leaderless.majority_heard(), None, "no leader");
+        assert_eq!(heard(&[(false, 60_000), (false, 900)]), ms(900), "two of three");
+        assert_eq!(heard(&[(false, 700), (false, 900)]), ms(700), "three of three");
+        assert_eq!(heard(&[(false, 2_001), (false, 60_000)]), None, "one of three");
+        assert_eq!(heard(&[(true, 100), (true, 100)]), None, "one of three");
+        assert_eq!(heard(&[(false, 2), (true, 1), (false, 1), (true, 1)]), ms(2), "three of five");
+        assert_eq!(heard(&[(false, 1), (true, 1), (true, 1), (true, 1)]), None, "two of five");
+        assert_eq!(heard(&[(true, 1)]), None, "one of two");
+        assert_eq!(heard(&[(false, 1), (true, 1), (true, 1)]), None, "two of four");
     }
 
     #[test]

@@ -18,8 +18,10 @@
 //!   say as of which sequence they are.
 //! - A replica that is cut off from the others goes on answering reads and feeding watches. So where there are several,
 //!   a list counts, and a watch is in step or ends a lease by its own timing, only with the word of a leader that is in
-//!   touch with a majority: any accepted write, or one small request to the leader, at most 5 s old (C4, C5). On a
-//!   replicated bucket a list may so cost that request besides its own, sent together with it.
+//!   touch with a majority: any accepted write, or one small request to the leader, at most 2 s old (C4, C5). On a
+//!   replicated bucket a list so costs that request besides its own, sent together with it, unless this client had
+//!   such a word within 2 s. A leader that has lost its majority steps down only after some 10 s, but tells how long
+//!   it has not heard from the others, which is what counts.
 //! - Markers live for `marker_ttl`; a watch that was away longer, or finds the store behind what it delivered,
 //!   or another store, ends with `WatchLost` (P5).
 //!

@@ -19,7 +19,7 @@ use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, SharedClo
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
-    bucket::{Bucket, Pause, Ready, parse_store_id},
+    bucket::{Bucket, PROOF_AGE, Pause, Ready, parse_store_id},
     config::NatsConfig,
     connect::Link,
     error::{Call, Failure},
@@ -27,9 +27,6 @@ use crate::{
     watch,
     wire::{Ack, KV_OPERATION, Read, Stored, Wire, write_headers},
 };
-
-/// How old the proof may be that the store has its quorum, for a list to count.
-const PROOF_AGE: Duration = Duration::from_secs(5);
 
 /// How many pages of a list are asked for at a time.
 const PAGES_AT_ONCE: usize = 16;

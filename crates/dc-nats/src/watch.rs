@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    bucket::{GRANULARITY, Pause, Quorum, Ready, parse_store_id},
+    bucket::{GRANULARITY, PROOF_AGE, Pause, Quorum, Ready, parse_store_id},
     config::whole_seconds,
     error::{Call, Failure},
     keys::Key,
@@ -44,7 +44,7 @@ pub(crate) async fn open(inner: &Arc<Inner>, call: &Call) -> Result<Watch, Error
     let ready = inner.bucket.ready(call).await?;
     if ready.replicated {
         // A replica that is cut off from the others would replay what was once there.
-        inner.bucket.quorum(call, PROOF_INTERVAL).await?;
+        inner.bucket.quorum(call, PROOF_AGE).await?;
     }
     let consumer = Consumer::create(inner, call, Start::LastOfEach).await?;
     let (events, receiver) = mpsc::channel(CAPACITY);
@@ -368,6 +368,8 @@ impl Watcher {
         if !self.replicated {
             return self.in_step(now).await;
         }
+        // One that was too old before all of it was delivered proves nothing to the reader, who is told of now.
+        self.proof = self.proof.filter(|proof| now.saturating_duration_since(proof.at) <= PROOF_AGE);
         match self.proof {
             Some(proof) if proof.last_sequence <= self.last => {
                 self.proof = None;
