@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 pub(crate) use dc_remoting::{Accept, Incoming, ReplyTo};
 use dc_remoting::{LinkError, Symbol};
-use serde::{Deserialize, Serialize};
+use prost::Message as _;
 
 use crate::{
-    codec::{Codec, Postcard, to_bytes},
+    codec::Codec,
     error::{AskError, Error},
     host::{BoxAnswer, Cell, Core, Envelope, LinkPort, Port, Refusal},
     message::{Handles, RemoteActor, RemoteMessage},
@@ -22,26 +22,29 @@ const HANDLER: u32 = 1;
 const FAULT: u32 = 2;
 
 /// An [`Error`] on the wire. A node that does not know the variant still learns the text and whether anything ran.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct Fault {
+    #[prost(bool, tag = "1")]
     not_run: bool,
+    #[prost(string, tag = "2")]
     text: String,
     /// The error itself, by postcard.
+    #[prost(bytes = "vec", tag = "3")]
     detail: Vec<u8>,
 }
 
 /// Writes an error as status and body.
 pub(crate) fn write_fault(error: &Error) -> (u32, Bytes) {
-    // An error holds strings, numbers and durations only: postcard writes them all. Were it ever to fail, an
-    // empty body still reads back as an error.
+    // An error holds strings, numbers and durations only: postcard writes them all. Were it ever to fail, the text
+    // still reads back.
     let detail = postcard::to_allocvec(error).unwrap_or_default();
     let fault = Fault { not_run: error.certainly_not_run(), text: error.to_string(), detail };
-    (FAULT, to_bytes::<Postcard, _>(&fault).unwrap_or_default())
+    (FAULT, fault.encode_to_vec().into())
 }
 
 /// Reads what [`write_fault`] wrote, on whatever version.
 pub(crate) fn read_fault(body: Bytes) -> Error {
-    match <Postcard as Codec<Fault>>::decode(body) {
+    match Fault::decode(body) {
         Ok(fault) => {
             postcard::from_bytes(&fault.detail).unwrap_or(Error::Other { text: fault.text, not_run: fault.not_run })
         }
@@ -178,7 +181,7 @@ mod tests {
     #[test]
     fn an_error_of_a_newer_node_keeps_its_text_and_whether_it_ran() {
         let fault = Fault { not_run: true, text: "the moon is full".into(), detail: vec![250, 1] };
-        let read = read_fault(to_bytes::<Postcard, _>(&fault).unwrap());
+        let read = read_fault(fault.encode_to_vec().into());
         assert_eq!(read, Error::Other { text: "the moon is full".into(), not_run: true });
     }
 
