@@ -59,7 +59,7 @@ impl Peer {
             if size > max {
                 return Err(LinkError::TooLarge { what: "call body", size, max, may_have_run: false });
             }
-            let out = Out::Call { service: service.0, body, ask };
+            let out = Out::Call { service: service.0, body, ask: Some(ask) };
             if link.lanes[Lane::Control as usize].send(out).is_err() {
                 return Err(LinkError::Unreachable { endpoint: link.endpoint.clone(), why: link.why() });
             }

@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 
 use crate::{COUNT, Client};
 
-#[derive(Clone)]
 pub(crate) struct Link {
     pair: Pair,
     kind: Symbol,
@@ -31,9 +30,17 @@ impl Link {
     }
 }
 
+impl Clone for Link {
+    /// Another sender over the same link.
+    fn clone(&self) -> Self {
+        let Self { pair, kind, message, _remoting } = self;
+        let (kind, message, _remoting) = (kind.clone(), message.clone(), _remoting.clone());
+        Self { pair: pair.peer().pair(), kind, message, _remoting }
+    }
+}
+
 impl Client for Link {
     async fn ask(&self, payload: Bytes) -> Bytes {
-        // Each asker is a sender of its own.
         self.pair.ask(self.message(payload), Duration::from_secs(30)).await.expect("answered").body
     }
 

@@ -29,7 +29,7 @@ use crate::{
 pub(crate) use accept::serve_connections;
 
 /// How long credits wait for company before they travel on their own.
-const CREDIT_DELAY: Duration = Duration::from_millis(1);
+const CREDIT_DELAY: Duration = Duration::from_millis(2);
 
 /// Bytes of answers that may wait to be written before a link's messages are read no further.
 const BACKLOG_HIGH: usize = 16 << 20;
@@ -190,17 +190,17 @@ impl InLane {
         }
     }
 
-    /// Gives each credit that is owed to `send`.
-    fn take_owed(&self, mut send: impl FnMut(CreditRef)) {
-        let pairs = {
+    /// Gives each credit that is owed to `send`. `spare` lends its capacity.
+    fn take_owed(&self, spare: &mut Vec<Arc<PairIn>>, mut send: impl FnMut(CreditRef)) {
+        {
             let mut owing = self.owing.lock();
             if owing.is_empty() {
                 return;
             }
-            std::mem::take(&mut *owing)
-        };
+            std::mem::swap(&mut *owing, spare);
+        }
         let mut total = 0;
-        for pair in pairs {
+        for pair in spare.drain(..) {
             let owed = pair.owed.swap(0, Ordering::AcqRel);
             let bytes = bytes_of(owed);
             total += bytes;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::{Answering, Back, InLane, backlog_cost};
+use super::{Answering, Back, InLane, PairIn, backlog_cost};
 use crate::wire::{ChunkRef, Frame, Goodbye, OutFrame, ReplyRef};
 
 /// Entries taken from the queue at once.
@@ -40,6 +40,8 @@ pub(crate) struct BackStream {
     /// The frame being filled.
     filling: BytesMut,
     ready: VecDeque<OutFrame>,
+    /// An empty list, kept for its capacity.
+    spare: Vec<Arc<PairIn>>,
     transfers: VecDeque<Transfer>,
     next_transfer: u32,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -55,6 +57,7 @@ impl BackStream {
             taken: Vec::with_capacity(BATCH),
             filling: BytesMut::with_capacity(8 << 10),
             ready: VecDeque::from([welcome.into()]),
+            spare: Vec::new(),
             transfers: VecDeque::new(),
             next_transfer: 0,
             closed,
@@ -75,7 +78,7 @@ impl BackStream {
         }
         self.taken = taken;
         written += self.next_piece();
-        self.lane.take_owed(|credit| credit.write(&mut self.filling));
+        self.lane.take_owed(&mut self.spare, |credit| credit.write(&mut self.filling));
         if !self.filling.is_empty() {
             self.cut(Bytes::new());
         }

@@ -10,11 +10,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use tonic::Streaming;
 
-use super::{
-    Link,
-    ask::Ask,
-    pending::{Locked, lane_of},
-};
+use super::{Link, ask::Ask, pending::lane_of};
 use crate::{
     Answer, LinkError,
     wire::{ChunkRef, CreditRef, Fields, Goodbye, Malformed, Outcome, Ping, ReplyRef, owned},
@@ -48,8 +44,8 @@ pub(super) async fn run(link: Arc<Link>, stream: Streaming<Bytes>) {
 /// What one frame gives, to be handed out once it is read.
 #[derive(Default)]
 struct Found<'a> {
-    asks: Vec<(Ask, ReplyRef<'a>)>,
-    credited: u64,
+    replies: Vec<ReplyRef<'a>>,
+    credits: Vec<CreditRef>,
 }
 
 impl Reader {
@@ -74,17 +70,15 @@ impl Reader {
         let link = Arc::clone(&self.link);
         let mut found = Found::default();
         let read = self.fields(&link, frame, &mut found);
-        for (ask, reply) in found.asks {
+        for (ask, reply) in askers(&link, &found.replies) {
             let body = owned(frame, reply.body);
             ask.finish(result(&link, reply.outcome, reply.status, body));
         }
-        give_back(&link, found.credited);
+        credit(&link, &found.credits);
         read
     }
 
-    fn fields<'a>(&mut self, link: &'a Link, frame: &'a Bytes, found: &mut Found<'a>) -> Result<(), String> {
-        // Held from one reply to the next, as nearly always all belong to one table.
-        let mut table: Option<(usize, Locked<'a>)> = None;
+    fn fields<'a>(&mut self, link: &Link, frame: &'a Bytes, found: &mut Found<'a>) -> Result<(), String> {
         let mut fields = Fields::of(frame);
         let wire = |err: Malformed| err.to_string();
         while let Some((number, value)) = fields.next().map_err(wire)? {
@@ -93,25 +87,13 @@ impl Reader {
                 7 => {
                     let reply = ReplyRef::read(value.bytes().map_err(wire)?).map_err(wire)?;
                     if reply.total != 0 || reply.body.len() > self.limit() {
-                        table = None;
                         self.begin(reply)?;
-                        continue;
-                    }
-                    let lane = lane_of(reply.correlation);
-                    let Some(pending) = link.pending.get(lane) else { continue };
-                    if table.as_ref().is_none_or(|(held, _)| *held != lane) {
-                        table = None;
-                    }
-                    let (_, locked) = table.get_or_insert_with(|| (lane, pending.lock()));
-                    if let Some(ask) = locked.remove(reply.correlation) {
-                        found.asks.push((ask, reply));
+                    } else {
+                        found.replies.push(reply);
                     }
                 }
                 8 => {
-                    table = None;
-                    let credit = CreditRef::read(value.bytes().map_err(wire)?).map_err(wire)?;
-                    found.credited += credit.bytes;
-                    credit_pair(link, credit.pair, credit.messages, credit.bytes);
+                    found.credits.push(CreditRef::read(value.bytes().map_err(wire)?).map_err(wire)?);
                 }
                 10 => {
                     let pong = Ping::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
@@ -120,7 +102,6 @@ impl Reader {
                 11 => {
                     let goodbye = Goodbye::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
                     let why: String = goodbye.why.chars().take(200).collect();
-                    table = None;
                     link.close(&format!("the peer said goodbye: {why}"));
                 }
                 _ => {}
@@ -185,6 +166,19 @@ impl Reader {
     }
 }
 
+/// Who asked, for each reply whose asker still waits. Writers wait for the table: it is held for this only.
+fn askers<'a>(link: &Link, replies: &[ReplyRef<'a>]) -> Vec<(Ask, ReplyRef<'a>)> {
+    let mut found = Vec::with_capacity(replies.len());
+    for run in replies.chunk_by(|a, b| lane_of(a.correlation) == lane_of(b.correlation)) {
+        let Some(pending) = run.first().and_then(|reply| link.pending.get(lane_of(reply.correlation))) else {
+            continue;
+        };
+        let mut table = pending.lock();
+        found.extend(run.iter().filter_map(|reply| Some((table.remove(reply.correlation)?, *reply))));
+    }
+    found
+}
+
 fn result(link: &Link, outcome: i32, status: u32, body: Bytes) -> Result<Answer, LinkError> {
     let endpoint = || link.endpoint.clone();
     match Outcome::try_from(outcome) {
@@ -201,24 +195,25 @@ fn result(link: &Link, outcome: i32, status: u32, body: Bytes) -> Result<Answer,
     }
 }
 
-/// Gives credits back to one pair and to the link.
-pub(super) fn credit(link: &Link, pair: u32, messages: u32, bytes: u64) {
-    credit_pair(link, pair, messages, bytes);
-    give_back(link, bytes);
-}
-
-fn give_back(link: &Link, bytes: u64) {
-    if bytes == 0 {
+/// Gives credits back to their pairs and to the link.
+pub(super) fn credit(link: &Link, credits: &[CreditRef]) {
+    if credits.is_empty() {
         return;
     }
-    // A peer that gives back more than it was sent gains nothing: the window never grows beyond its grant.
-    let missing = link.grant.link_window.saturating_sub(link.window.available_permits());
-    link.window.add_permits(usize::try_from(bytes).unwrap_or(usize::MAX).min(missing));
-}
-
-fn credit_pair(link: &Link, pair: u32, messages: u32, bytes: u64) {
-    let inner = link.pairs.lock().get(pair).cloned();
-    if inner.is_some_and(|inner| inner.credited(link, messages, bytes)) {
+    let mut free = Vec::new();
+    {
+        let pairs = link.pairs.lock();
+        for &CreditRef { pair, messages, bytes } in credits {
+            if pairs.get(pair).is_some_and(|inner| inner.credited(link, messages, bytes)) {
+                free.push(pair);
+            }
+        }
+    }
+    for pair in free {
         link.unbind(pair);
     }
+    // A peer that gives back more than it was sent gains nothing: the window never grows beyond its grant.
+    let bytes = credits.iter().fold(0u64, |sum, credit| sum.saturating_add(credit.bytes));
+    let missing = link.grant.link_window.saturating_sub(link.window.available_permits());
+    link.window.add_permits(usize::try_from(bytes).unwrap_or(usize::MAX).min(missing));
 }

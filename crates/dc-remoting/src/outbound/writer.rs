@@ -26,7 +26,7 @@ use super::{
 use crate::{
     LinkError, Message, RemotingConfig, Symbol, Undelivered,
     remoting::Shared,
-    wire::{Call, ChunkRef, EnvelopeRef, Frame, Goodbye, OutFrame, Ping, SymbolDef},
+    wire::{Call, ChunkRef, CreditRef, EnvelopeRef, Frame, Goodbye, OutFrame, Ping, SymbolDef},
 };
 
 /// Entries taken from the queue at once.
@@ -41,7 +41,7 @@ const COPIED: usize = 4 << 10;
 /// What a lane's queue holds.
 pub(crate) enum Out {
     Message(Sending),
-    Call { service: u16, body: Bytes, ask: Ask },
+    Call { service: u16, body: Bytes, ask: Option<Ask> },
     Ping(u64),
     Goodbye(&'static str),
 }
@@ -100,18 +100,23 @@ struct OutState {
     used: Arc<AtomicBool>,
     transfers: VecDeque<Transfer>,
     /// Messages of pairs whose transfer is not over yet (R1).
-    held: VecDeque<Sending>,
+    held: VecDeque<(Sending, Registered)>,
+    /// What has become of the asks in `taken`, in its order; kept for its capacity.
+    registered: Vec<Registered>,
     next_transfer: u32,
     /// Wakes the stream when the link ends.
     waker: Option<Waker>,
     ended: bool,
 }
 
-/// What one round of packing needs once, and only where there is an ask.
-struct Round<'a> {
-    pending: &'a Pending,
-    table: Option<Locked<'a>>,
-    now: Option<Instant>,
+/// What has become of a message's ask before the message is packed.
+enum Registered {
+    /// It is a tell.
+    Tell,
+    /// Its asker waits in the table.
+    Ask { correlation: u64, deadline: Instant },
+    /// Its asker has gone, or was told that it will not leave.
+    Gone,
 }
 
 impl OutLane {
@@ -130,6 +135,7 @@ impl OutLane {
             used: start.used,
             transfers: VecDeque::new(),
             held: VecDeque::new(),
+            registered: Vec::new(),
             next_transfer: 0,
             waker: None,
             ended: false,
@@ -173,8 +179,8 @@ impl OutLane {
             this.taken.push(out);
         }
         let due = |out: &mut Out| match out {
-            Out::Message(Sending { ask: Some(ask), .. }) | Out::Call { ask, .. } => ask.deadline <= now,
-            Out::Message(_) | Out::Ping(_) | Out::Goodbye(_) => false,
+            Out::Message(Sending { ask: Some(ask), .. }) | Out::Call { ask: Some(ask), .. } => ask.deadline <= now,
+            _ => false,
         };
         let late: Vec<Out> = this.taken.extract_if(.., due).collect();
         let endpoint = this.endpoint.clone();
@@ -190,12 +196,13 @@ impl OutLane {
             let ask = match out {
                 Out::Message(Sending { pair, message, ask: Some(ask) }) => {
                     if let Some(link) = &link {
-                        super::reader::credit(link, pair, 1, u64::from(message.cost()));
+                        let bytes = message.cost().into();
+                        super::reader::credit(link, &[CreditRef { pair, messages: 1, bytes }]);
                     }
                     ask
                 }
-                Out::Call { ask, .. } => ask,
-                Out::Message(_) | Out::Ping(_) | Out::Goodbye(_) => continue,
+                Out::Call { ask: Some(ask), .. } => ask,
+                _ => continue,
             };
             let after = Duration::ZERO;
             ask.finish(Err(LinkError::Timeout { endpoint: endpoint.clone(), after, may_have_run: false }));
@@ -218,15 +225,18 @@ impl OutState {
             // A large ask waits in the table and is told so from there.
             left.push(((transfer.correlation == 0).then_some(transfer.message), None));
         }
-        for sending in std::mem::take(&mut self.held) {
-            left.push((Some(sending.message), sending.ask));
+        for (sending, registered) in std::mem::take(&mut self.held) {
+            // An ask that is registered is told so from its table.
+            if !matches!(registered, Registered::Ask { .. }) {
+                left.push((Some(sending.message), sending.ask));
+            }
         }
         let mut taken = std::mem::take(&mut self.taken);
         loop {
             for out in taken.drain(..) {
                 match out {
                     Out::Message(sending) => left.push((Some(sending.message), sending.ask)),
-                    Out::Call { ask, .. } => left.push((None, Some(ask))),
+                    Out::Call { ask, .. } => left.push((None, ask)),
                     Out::Ping(_) | Out::Goodbye(_) => {}
                 }
             }
@@ -250,40 +260,65 @@ impl OutState {
         if !self.used.load(Ordering::Relaxed) && self.taken.iter().any(works) {
             self.used.store(true, Ordering::Relaxed);
         }
-        let pending = Arc::clone(&self.pending);
-        let mut round = Round { pending: &pending[self.lane as usize], table: None, now: None };
         let mut taken = std::mem::take(&mut self.taken);
-        let mut outs = taken.drain(..);
-        for out in outs.by_ref() {
-            match out {
-                Out::Message(sending) => self.message(sending, &mut round),
-                Out::Call { service, body, ask } => self.call(service, body, ask, &mut round),
-                Out::Ping(nonce) => prost::encoding::message::encode(9, &Ping { nonce }, &mut self.filling),
-                Out::Goodbye(why) => {
-                    let goodbye = Goodbye { why: why.to_owned() };
-                    prost::encoding::message::encode(11, &goodbye, &mut self.filling);
-                    self.ended = true;
-                    break;
+        let now = self.register_all(&mut taken);
+        let mut registered = std::mem::take(&mut self.registered);
+        {
+            let mut outs = taken.drain(..);
+            let mut fates = registered.drain(..);
+            for out in outs.by_ref() {
+                let fate = fates.next().unwrap_or(Registered::Tell);
+                match out {
+                    Out::Message(sending) => self.message(sending, fate, now),
+                    Out::Call { service, body, .. } => self.call(service, body, fate, now),
+                    Out::Ping(nonce) => prost::encoding::message::encode(9, &Ping { nonce }, &mut self.filling),
+                    Out::Goodbye(why) => {
+                        let goodbye = Goodbye { why: why.to_owned() };
+                        prost::encoding::message::encode(11, &goodbye, &mut self.filling);
+                        self.ended = true;
+                        break;
+                    }
                 }
             }
-        }
-        if self.ended {
+            // After a goodbye nothing leaves: what is left here is told so when the lane ends.
             self.held.extend(outs.filter_map(|out| match out {
-                Out::Message(sending) => Some(sending),
-                Out::Call { .. } | Out::Ping(_) | Out::Goodbye(_) => None,
-            }));
-        } else {
-            drop(outs);
-            if self.next_piece() {
-                for sending in std::mem::take(&mut self.held) {
-                    self.message(sending, &mut round);
+                Out::Message(sending) => Some((sending, fates.next().unwrap_or(Registered::Tell))),
+                Out::Call { .. } | Out::Ping(_) | Out::Goodbye(_) => {
+                    fates.next();
+                    None
                 }
+            }));
+        }
+        (self.taken, self.registered) = (taken, registered);
+        if !self.ended && self.next_piece() {
+            for (sending, fate) in std::mem::take(&mut self.held) {
+                self.message(sending, fate, now);
             }
         }
-        self.taken = taken;
         if !self.filling.is_empty() {
             self.cut(Bytes::new());
         }
+    }
+
+    /// Hands the asks of what was taken over to the table of those that wait, all at once: readers wait
+    /// for the table. Gives the time if there was any ask.
+    fn register_all(&mut self, taken: &mut [Out]) -> Option<Instant> {
+        let is_ask =
+            |out: &Out| matches!(out, Out::Message(Sending { ask: Some(_), .. }) | Out::Call { ask: Some(_), .. });
+        if !taken.iter().any(is_ask) {
+            return None;
+        }
+        let now = self.shared.clock.now();
+        let mut table = self.pending[self.lane as usize].lock();
+        for out in taken {
+            let ask = match out {
+                Out::Message(Sending { ask, .. }) | Out::Call { ask, .. } => ask.take(),
+                Out::Ping(_) | Out::Goodbye(_) => None,
+            };
+            let fate = ask.map_or(Registered::Tell, |ask| self.register(ask, &mut table, now));
+            self.registered.push(fate);
+        }
+        Some(now)
     }
 
     /// Closes the frame being filled.
@@ -292,40 +327,35 @@ impl OutState {
         self.ready.push_back(OutFrame { head, tail });
     }
 
-    /// Hands an ask over to the table of those that wait; `None` where it must not leave.
-    fn register(&self, ask: Ask, round: &mut Round<'_>) -> Option<(u64, u64)> {
-        let now = *round.now.get_or_insert_with(|| self.shared.clock.now());
-        let left = ask.deadline.saturating_duration_since(now);
+    fn register(&self, ask: Ask, table: &mut Locked<'_>, now: Instant) -> Registered {
         if !ask.leave() {
-            return None;
+            return Registered::Gone;
         }
-        let endpoint = || self.endpoint.clone();
-        if left.is_zero() {
+        let (endpoint, deadline) = (|| self.endpoint.clone(), ask.deadline);
+        if deadline <= now {
             let after = Duration::ZERO;
             ask.finish(Err(LinkError::Timeout { endpoint: endpoint(), after, may_have_run: false }));
-            return None;
+            return Registered::Gone;
         }
-        let left_us = u64::try_from(left.as_micros()).unwrap_or(u64::MAX).max(1);
-        let table = round.table.get_or_insert_with(|| round.pending.lock());
         match table.insert(ask, self.lane as u8) {
-            Ok(correlation) => Some((correlation, left_us)),
+            Ok(correlation) => Registered::Ask { correlation, deadline },
             Err(ask) => {
                 ask.finish(Err(LinkError::Overloaded { endpoint: endpoint(), what: "too many unanswered asks" }));
-                None
+                Registered::Gone
             }
         }
     }
 
-    fn message(&mut self, sending: Sending, round: &mut Round<'_>) {
+    fn message(&mut self, sending: Sending, fate: Registered, now: Option<Instant>) {
         if !self.transfers.is_empty() && self.transfers.iter().any(|transfer| transfer.pair == sending.pair) {
-            self.held.push_back(sending);
+            self.held.push_back((sending, fate));
             return;
         }
-        let Sending { pair, message, ask } = sending;
-        let (correlation, left_us) = match ask.map(|ask| self.register(ask, round)) {
-            None => (0, 0),
-            Some(Some(registered)) => registered,
-            Some(None) => return self.not_sent(pair, message.cost()),
+        let Sending { pair, message, .. } = sending;
+        let (correlation, left_us) = match fate {
+            Registered::Tell => (0, 0),
+            Registered::Ask { correlation, deadline } => (correlation, self.left_us(deadline, now)),
+            Registered::Gone => return self.not_sent(pair, message.cost()),
         };
         let size = message.payload.len();
         if size > self.shared.config.chunk {
@@ -336,6 +366,12 @@ impl OutState {
         }
         let head = EnvelopeRef { correlation, pair, left_us, ..EnvelopeRef::default() };
         self.envelope(head, &message, &message.payload);
+    }
+
+    /// The time left until `deadline`, at least 1.
+    fn left_us(&self, deadline: Instant, now: Option<Instant>) -> u64 {
+        let now = now.unwrap_or_else(|| self.shared.clock.now());
+        u64::try_from(deadline.saturating_duration_since(now).as_micros()).unwrap_or(u64::MAX).max(1)
     }
 
     /// Writes `message` into the frame being filled, with `piece` as its payload.
@@ -381,17 +417,16 @@ impl OutState {
     /// A message that was counted against credits and then did not leave: the credits come back here.
     fn not_sent(&self, pair: u32, cost: u32) {
         if let Some(link) = self.link.get().and_then(Weak::upgrade) {
-            super::reader::credit(&link, pair, 1, u64::from(cost));
+            super::reader::credit(&link, &[CreditRef { pair, messages: 1, bytes: cost.into() }]);
         }
     }
 
-    fn call(&mut self, service: u16, body: Bytes, ask: Ask, round: &mut Round<'_>) {
-        if let Some((correlation, left_us)) = self.register(ask, round) {
-            let call = Call { correlation, service: service.into(), left_us, body };
-            prost::encoding::message::encode(6, &call, &mut self.filling);
-            if self.filling.len() >= FRAME_BYTES {
-                self.cut(Bytes::new());
-            }
+    fn call(&mut self, service: u16, body: Bytes, fate: Registered, now: Option<Instant>) {
+        let Registered::Ask { correlation, deadline } = fate else { return };
+        let call = Call { correlation, service: service.into(), left_us: self.left_us(deadline, now), body };
+        prost::encoding::message::encode(6, &call, &mut self.filling);
+        if self.filling.len() >= FRAME_BYTES {
+            self.cut(Bytes::new());
         }
     }
 
