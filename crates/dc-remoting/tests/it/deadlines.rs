@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use dc_core::{Clock, SystemClock};
 use dc_remoting::{Accept, LinkError, PeerTarget, proto::Envelope};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -110,4 +111,60 @@ async fn r4_an_ask_that_waits_for_credits_past_its_time_certainly_did_not_run() 
     held.lock().clear();
     body(pair.ask(numbered(3, 8), SOON).await);
     assert_eq!(*seen.borrow(), [1, 3]);
+}
+
+#[tokio::test]
+async fn r4_an_ask_that_is_not_answered_ends_in_its_time() {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let there = Node::start(config("dc-2"), {
+        let kept = Arc::clone(&kept);
+        move |incoming| kept.lock().push(incoming)
+    })
+    .await;
+    let here = Node::echo(config("dc-1")).await;
+    let peer = here.remoting.peer(there.target());
+    peer.connected(SOON).await.expect("up");
+    // Short ones have a timer of their own, longer ones are watched by the link.
+    for millis in [10, 40, 100, 300] {
+        let (time, began) = (Duration::from_millis(millis), SystemClock.now());
+        let err = peer.pair().ask(message("x"), time).await.expect_err("kept");
+        let took = SystemClock.now() - began;
+        assert!(matches!(err, LinkError::Timeout { may_have_run: true, after, .. } if after == time), "{err:?}");
+        assert!(took >= time && took < time + Duration::from_millis(500), "{took:?} for {time:?}");
+    }
+    // Late answers find nobody, and the places of those who asked are free again.
+    let mut late = std::mem::take(&mut *kept.lock());
+    assert_eq!(late.len(), 4);
+    late.drain(..).for_each(echo);
+    eventually("nobody to be left waiting", || peer.in_flight() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn r4_an_ask_that_cannot_leave_in_its_time_certainly_did_not_run() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let there = Node::start(config("dc-2"), {
+        let seen = Arc::clone(&seen);
+        move |incoming| {
+            seen.lock().push(incoming.message.payload.len());
+            echo(incoming);
+        }
+    })
+    .await;
+    let proxy = Proxy::to(there.remoting.local_addr()).await;
+    let here = Node::echo(config("dc-1").keepalive_timeout(Duration::from_secs(60))).await;
+    let peer = here.remoting.peer(PeerTarget::at(proxy.endpoint()));
+    peer.connected(SOON).await.expect("up");
+    proxy.set(Mode::BlackHole);
+    // Fill what HTTP/2 and the sockets take of the user lane; what comes behind stays in its queue.
+    let fillers: Vec<_> = (0..4).map(|_| peer.pair()).collect();
+    for n in 0..500 {
+        fillers[n % 4].tell(message(vec![0; 60_000])).await.expect("queued");
+    }
+    let time = Duration::from_millis(300);
+    let err = peer.pair().ask(message("late"), time).await.expect_err("stuck");
+    assert!(matches!(err, LinkError::Timeout { may_have_run: false, .. }), "{err:?}");
+    proxy.set(Mode::Pass);
+    eventually("the fillers to arrive", || seen.lock().len() == 500).await;
+    assert_eq!(body(peer.pair().ask(message("next"), SOON).await), "next");
+    assert_eq!(seen.lock().len(), 501, "R4: the withdrawn ask ran");
 }
