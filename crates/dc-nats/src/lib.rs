@@ -31,8 +31,8 @@
 //! `$JS.API.CONSUMER.*.KV_<bucket>.>` and `$JS.FC.KV_<bucket>.>`; subscribe to `_INBOX.>`; and, where the bucket is
 //! not there yet or keeps no leases, publish to `$JS.API.STREAM.CREATE.KV_<bucket>` or `.UPDATE.`.
 //!
-//! Reading order: [`NatsConfig`], `keys`, `connect` (the link), `wire` (requests), `bucket` (settings and store
-//! id), `plane` (the contract), `watch`.
+//! Reading order: [`NatsConfig`], `keys`, `connect` (the link), `wire` (requests), `quorum`, `bucket` (settings and
+//! store id), `plane` (the contract), `watch`.
 
 mod bucket;
 mod config;
@@ -40,6 +40,7 @@ mod connect;
 mod error;
 mod keys;
 mod plane;
+mod quorum;
 mod watch;
 mod wire;
 

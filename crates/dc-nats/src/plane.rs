@@ -19,11 +19,12 @@ use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, SharedClo
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
-    bucket::{Bucket, PROOF_AGE, Pause, Ready, parse_store_id},
+    bucket::{Bucket, Pause, Ready, parse_store_id},
     config::NatsConfig,
     connect::Link,
     error::{Call, Failure},
     keys::{Key, Keys, PAGE_STEPS},
+    quorum::PROOF_AGE,
     watch,
     wire::{Ack, KV_OPERATION, Read, Stored, Wire, write_headers},
 };

@@ -19,11 +19,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    bucket::{GRANULARITY, PROOF_AGE, Pause, Quorum, Ready, parse_store_id},
+    bucket::{GRANULARITY, Pause, Ready, parse_store_id},
     config::whole_seconds,
     error::{Call, Failure},
     keys::Key,
     plane::{Inner, Item},
+    quorum::{PROOF_AGE, Quorum},
     wire::{Stored, is_idle_heartbeat, number, removal, text},
 };
 
