@@ -31,6 +31,12 @@
 //! every sixth interval is listed. A backend with neither (old lists, invisible renewals) gives no proof of life at
 //! all; its records expire here one lease after their last change, and a warning says so.
 //!
+//! Where lists may be old, being listed is no proof of life, and the lack of a renewal is proof of death only from the
+//! backend's `expiry_granularity` after the end of the lease: until then the store itself may hold on to the record,
+//! and the answer may be as old. If no record at all was renewed for a whole lease, it is rather the store that stands
+//! still: the record has its grace (below) first. What is dead at a version stays dead, however often it is read, until
+//! the store shows another.
+//!
 //! # Outages
 //!
 //! An outage is a time without proof of contact in which a request failed, the watch
@@ -38,11 +44,11 @@
 //! nothing is removed (C5). What the store then no longer holds, and what
 //! lost its lease, gets one more TTL of lookups and traffic ([`Seen::Grace`](dc_core::Seen::Grace)), if the outage
 //! since its last proof of life was at least a third of its TTL: the heartbeat interval is at most that (D5), so a
-//! shorter one cannot be why it died. INACTIVE and deregistered ones go at once. If the store goes away again, the
-//! grace starts anew when it is back. A store of another id, or one that was set back, is taken as an outage for
-//! everything: the table starts afresh from its view, and what it lacks is in grace. Where reads are not
-//! linearizable, a list that is older than what was delivered may just be late; it counts as set back once no
-//! newer one has come for `max_cache_staleness`.
+//! shorter one cannot be why it died. A grace ends, as a lease does, only once the store was heard from after its
+//! end. INACTIVE and deregistered ones go at once. If the store goes away again, the grace starts anew when it is
+//! back. A store of another id, or one that was set back, is taken as an outage for everything: the table starts
+//! afresh from its view, and what it lacks is in grace. Where reads are not linearizable, a list that is older than
+//! what was delivered may just be late; it counts as set back once no newer one has come for `max_cache_staleness`.
 //!
 //! # Order
 //!
