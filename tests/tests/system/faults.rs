@@ -161,7 +161,12 @@ async fn fault_8(store: Store) -> anyhow::Result<()> {
     while lost.elapsed() < world.times.ttl * 3 {
         for node in &world.dc1 {
             ensure!(report(node, "w").await? == first, "C5: traffic stopped with the store");
-            ensure!(node.status().await?.ready, "D7: the store's outage took readiness away");
+            let status = node.status().await?;
+            ensure!(status.ready, "D7: the store's outage took readiness away");
+            for name in ["dc-1", "dc-2"] {
+                let kept = dc(&status, name).is_some_and(|dc| dc.routable == "placements" && dc.endpoints == 2);
+                ensure!(kept, "C5: {name} changed for {} without a quorum: {status:?}", node.label);
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
