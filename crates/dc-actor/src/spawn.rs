@@ -508,7 +508,8 @@ async fn start_here(
     Ok(Made::Here(node.location(number)))
 }
 
-/// A claim that is released when this is dropped, whatever happens, unless it is kept.
+/// A claim that is taken back when this is dropped, whatever happens, unless it is kept: nothing ran under it, so a
+/// repeated spawn must not be told that it did.
 pub(crate) struct Held(Option<(Arc<Node>, String, u64)>);
 
 impl Held {
@@ -524,7 +525,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some((node, key, number)) = self.0.take() {
-            tokio::spawn(async move { node.directory().release(&key, number).await });
+            tokio::spawn(async move { node.directory().abandon(&key, number).await });
         }
     }
 }

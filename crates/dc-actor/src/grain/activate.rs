@@ -118,7 +118,8 @@ async fn raise(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Durati
     node.accepting()?;
     let key = directory_key(kind, id);
     let number = node.actors().number();
-    let claim = node.directory().claim(&key, kind, number, rand::random(), left).await;
+    // No request id: an activation is not a spawn that may be repeated, and must not fill the memory of those (L3).
+    let claim = node.directory().claim(&key, kind, number, 0, left).await;
     match claim.map_err(|err| directory_error(node, err))? {
         Claim::Granted(_) => {}
         Claim::Same(entry) | Claim::Taken(entry) => {

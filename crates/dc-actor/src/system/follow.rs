@@ -3,10 +3,13 @@
 use std::{collections::HashSet, sync::Arc};
 
 use dc_cache::TableEvent;
-use dc_cluster::ClusterEvent;
+use dc_cluster::{ClusterEvent, Eviction};
 use dc_core::{DataCenterId, NodeId};
 use dc_remoting::LinkEvent;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::{
+    broadcast::{Receiver, error::RecvError},
+    mpsc::UnboundedReceiver,
+};
 
 use super::{WeakSystem, node::Node};
 use crate::events::Event;
@@ -15,6 +18,7 @@ use crate::events::Event;
 pub(super) fn all(node: &Arc<Node>, of_cluster: Receiver<ClusterEvent>) {
     node.keep(table(node.weak(), node.table().events()));
     node.keep(cluster(node.weak(), of_cluster));
+    node.keep(evictions(node.weak(), node.directory().evictions()));
     node.keep(links(node.weak(), node.remoting().events()));
     node.keep(readiness(node.weak()));
 }
@@ -128,14 +132,21 @@ async fn cluster(system: WeakSystem, mut events: Receiver<ClusterEvent>) {
             ClusterEvent::LeaderChanged { to, .. } => {
                 node.bus().tell(Event::Leader { leader: Some(to), me: to == node.id() });
             }
-            ClusterEvent::NameEvicted(eviction) => evicted(&node, &eviction).await,
+            // Names that were lost are followed where none is left out: [`evictions`].
             _ => {}
         }
     }
 }
 
+async fn evictions(system: WeakSystem, mut lost: UnboundedReceiver<Eviction>) {
+    while let Some(eviction) = lost.recv().await {
+        let Some(node) = system.node() else { return };
+        evicted(&node, &eviction);
+    }
+}
+
 /// Another side of a healed partition had the name for longer: ours stops (A2).
-async fn evicted(node: &Arc<Node>, eviction: &dc_cluster::Eviction) {
+fn evicted(node: &Arc<Node>, eviction: &Eviction) {
     let (lost, kept_by) = (&eviction.lost, eviction.kept.holder);
     tracing::warn!(name = %lost.key, kept_by = %kept_by.short(), "lost a name to an older actor after a partition: stopping ours");
     if let Some(cell) = node.actors().get(lost.actor) {

@@ -50,6 +50,8 @@ async fn asks(echo: &Ref<Echo>, raw: SocketAddr, tonic: SocketAddr, time: Durati
     let mut rows = Vec::new();
     for size in SIZES {
         for in_flight in [1, 64, 512] {
+            // What is in flight fits the smallest window of the three: both floors send before they read.
+            let in_flight = in_flight.min((2 << 20) / size);
             let (ours, mut our_times) = our_asks(echo, size, in_flight, time).await?;
             let (raw, mut raw_times) = raw_tcp::asks(raw, size, in_flight, time).await?;
             let (tonic, mut tonic_times) = bare_tonic::asks(tonic, size, in_flight, time).await?;
