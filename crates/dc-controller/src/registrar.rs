@@ -98,6 +98,8 @@ pub struct Registrar {
     floor: Epoch,
     fenced: bool,
     highest_epoch: Epoch,
+    /// The state that the record was last seen in.
+    last_state: Option<DataCenterState>,
     intent: IntentKind,
     owns_global: bool,
     next_heartbeat: Instant,
@@ -125,6 +127,7 @@ impl Registrar {
             floor: Epoch(0),
             fenced: false,
             highest_epoch: Epoch(0),
+            last_state: None,
             intent: IntentKind::Serve,
             owns_global: false,
             next_heartbeat: now,
@@ -216,11 +219,15 @@ impl Registrar {
         record.owner = self.me.clone();
         record.handed_over = false;
         record.epoch = held.epoch.max(self.floor);
-        record.state = next_state(held.state, self.intent, self.owns_global);
+        record.state = self.towards_intent(held.state);
         if !self.last_endpoints.is_empty() {
             record.endpoints = self.last_endpoints.clone();
         }
         record
+    }
+
+    fn towards_intent(&self, state: DataCenterState) -> DataCenterState {
+        next_state(state, self.intent, self.owns_global)
     }
 
     /// As nominee: the write that would make this node the owner, if it may (D1).
@@ -271,7 +278,8 @@ impl Registrar {
             } else {
                 self.last_endpoints.clone()
             },
-            state: DataCenterState::Registered,
+            // D2: what expired while the store was away comes back as it was, without hiding for a moment.
+            state: self.last_state.map_or(DataCenterState::Registered, |state| self.towards_intent(state)),
             ttl: self.options.lease_ttl(),
             owner: self.me.clone(),
             epoch: self.highest_epoch.max(Epoch(as_of.revision)).next(),
@@ -296,6 +304,7 @@ impl Registrar {
         self.succeeded();
         self.next_read = now + self.options.leader_check_interval();
         self.absent = None;
+        self.last_state = Some(record.state);
         self.highest_epoch = self.highest_epoch.max(record.epoch);
         if record.owner.node == self.me.node && !record.handed_over {
             // Our own write, whose answer was lost.
@@ -330,6 +339,7 @@ impl Registrar {
     }
 
     fn hold(&mut self, record: DataCenterRecord, renewed: Instant) {
+        self.last_state = Some(record.state);
         self.highest_epoch = self.highest_epoch.max(record.epoch);
         self.observed = None;
         self.absent = None;
