@@ -96,6 +96,11 @@ impl InLink {
         self.work.load(Ordering::Acquire) == 0
     }
 
+    /// Several answers are still to come.
+    fn expects_answers(&self) -> bool {
+        self.work.load(Ordering::Relaxed) >= 4 * ONE
+    }
+
     /// Answers of so many bytes have left.
     fn written(&self, bytes: usize) {
         let before = bytes_of(self.work.fetch_sub(bytes as u64, Ordering::AcqRel));

@@ -17,10 +17,10 @@ use super::{Answering, Back, InLane, PairIn, backlog_cost};
 use crate::wire::{ChunkRef, Frame, Goodbye, OutFrame, ReplyRef};
 
 /// Entries taken from the queue at once.
-const BATCH: usize = 128;
+const BATCH: usize = 64;
 
 /// A frame is closed once it holds this many bytes.
-const FRAME_BYTES: usize = 32 << 10;
+const FRAME_BYTES: usize = 8 << 10;
 
 /// Bodies up to this size are copied into their frame; larger ones follow it as they are.
 const COPIED: usize = 4 << 10;
@@ -45,6 +45,8 @@ pub(crate) struct BackStream {
     transfers: VecDeque<Transfer>,
     next_transfer: u32,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The last poll left the turn to others although something was there.
+    stepped_aside: bool,
     ended: bool,
 }
 
@@ -61,6 +63,7 @@ impl BackStream {
             transfers: VecDeque::new(),
             next_transfer: 0,
             closed,
+            stepped_aside: false,
             ended: false,
         }
     }
@@ -161,8 +164,19 @@ impl Stream for BackStream {
             }
             match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
                 Poll::Ready(0) => return Poll::Ready(None),
-                Poll::Pending if this.transfers.is_empty() => return Poll::Pending,
-                Poll::Ready(_) | Poll::Pending => this.pack(),
+                Poll::Pending if this.transfers.is_empty() && this.taken.is_empty() => return Poll::Pending,
+                Poll::Ready(_)
+                    if !this.stepped_aside && this.taken.len() < BATCH && this.lane.link.expects_answers() =>
+                {
+                    // More answers are on their way: those who are ready to run go first, once, and add theirs.
+                    this.stepped_aside = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(_) | Poll::Pending => {
+                    this.stepped_aside = false;
+                    this.pack();
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
-//! What goes out over a lane: takes what is queued, never waits for more, packs it into frames.
+//! What goes out over a lane: takes what is queued and packs it into frames. Never waits for more; at most it
+//! lets those run first who are ready to add something.
 
 use std::{
     collections::VecDeque,
@@ -30,10 +31,10 @@ use crate::{
 };
 
 /// Entries taken from the queue at once.
-const BATCH: usize = 128;
+const BATCH: usize = 64;
 
 /// A frame is closed once it holds this many bytes.
-const FRAME_BYTES: usize = 32 << 10;
+const FRAME_BYTES: usize = 8 << 10;
 
 /// Payloads up to this size are copied into their frame; larger ones follow it as they are.
 const COPIED: usize = 4 << 10;
@@ -106,6 +107,8 @@ struct OutState {
     next_transfer: u32,
     /// Wakes the stream when the link ends.
     waker: Option<Waker>,
+    /// The last poll left the turn to others although something was there.
+    stepped_aside: bool,
     ended: bool,
 }
 
@@ -138,6 +141,7 @@ impl OutLane {
             registered: Vec::new(),
             next_transfer: 0,
             waker: None,
+            stepped_aside: false,
             ended: false,
         }))
     }
@@ -247,6 +251,11 @@ impl OutState {
                 Err(TryRecvError::Empty) => std::thread::yield_now(),
             }
         }
+    }
+
+    /// Several asks are under way, so that more are likely to come.
+    fn others_ask(&self) -> bool {
+        self.pending[self.lane as usize].len() >= 4
     }
 
     /// Packs all that was taken, and one piece of a large payload, into frames.
@@ -472,19 +481,25 @@ impl Stream for OutStream {
             if this.ended {
                 return Poll::Ready(None);
             }
-            if !this.taken.is_empty() {
-                this.pack();
-                continue;
-            }
+            let idle = this.transfers.is_empty() && this.taken.is_empty();
             match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
-                Poll::Ready(0) if this.transfers.is_empty() => return Poll::Ready(None),
-                Poll::Pending if this.transfers.is_empty() => {
+                Poll::Ready(0) if idle => return Poll::Ready(None),
+                Poll::Pending if idle => {
                     if !this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                         this.waker = Some(cx.waker().clone());
                     }
                     return Poll::Pending;
                 }
-                Poll::Ready(_) | Poll::Pending => this.pack(),
+                Poll::Ready(_) if !this.stepped_aside && this.taken.len() < BATCH && this.others_ask() => {
+                    // Other askers have just been answered: those who are ready to run go first, once.
+                    this.stepped_aside = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(_) | Poll::Pending => {
+                    this.stepped_aside = false;
+                    this.pack();
+                }
             }
         }
     }

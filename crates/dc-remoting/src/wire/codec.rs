@@ -28,7 +28,7 @@ pub(crate) struct FrameCodec;
 
 /// Start size and largest size of a write: small messages are packed up to it.
 fn settings() -> BufferSettings {
-    BufferSettings::new(16 << 10, 64 << 10)
+    BufferSettings::new(16 << 10, 12 << 10)
 }
 
 impl Codec for FrameCodec {
