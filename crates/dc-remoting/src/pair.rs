@@ -43,13 +43,39 @@ struct State {
     /// Sent and not accepted yet.
     messages: u32,
     bytes: u64,
+    /// Counts the times when nothing was in flight for certain. Of what was sent since the last:
+    era: u32,
+    /// asks that were not answered (an answer proves that its ask was accepted),
+    asks: u32,
+    /// whether there was a tell.
+    tells: bool,
     orphan: bool,
+}
+
+impl State {
+    /// Whether everything sent has been accepted, as far as is known.
+    fn nothing_in_flight(&self) -> bool {
+        self.messages == 0 || (self.asks == 0 && !self.tells)
+    }
+
+    fn begin_era(&mut self) {
+        self.era = self.era.wrapping_add(1);
+        (self.asks, self.tells) = (0, false);
+    }
+}
+
+/// What has become of a message.
+enum Sent<'a> {
+    /// It is in the queue, as one of this era of its pair.
+    Now(u32),
+    /// It waits for its link, its turn or its credits.
+    Waits(Waits<'a>),
 }
 
 type Item = (Message, Option<Ask>);
 
-/// A message that waits for its link, its turn or its credits.
-type Waits<'a> = Pin<Box<dyn Future<Output = Result<(), LinkError>> + Send + 'a>>;
+/// A message that waits for its link, its turn or its credits. Gives its era once it is in the queue.
+type Waits<'a> = Pin<Box<dyn Future<Output = Result<u32, LinkError>> + Send + 'a>>;
 
 /// Why a message cannot be sent at once.
 enum Blocked {
@@ -63,7 +89,17 @@ enum Blocked {
 
 impl Pair {
     pub(crate) fn new(peer: Peer) -> Self {
-        let state = State { link: None, id: 0, lane: Lane::User, messages: 0, bytes: 0, orphan: false };
+        let state = State {
+            link: None,
+            id: 0,
+            lane: Lane::User,
+            messages: 0,
+            bytes: 0,
+            era: 0,
+            asks: 0,
+            tells: false,
+            orphan: false,
+        };
         Self(Arc::new(Handle(Arc::new(PairInner {
             peer,
             state: Mutex::new(state),
@@ -89,8 +125,8 @@ impl Pair {
     /// Any [`LinkError`] but `Timeout`; all say that it certainly did not run.
     pub async fn tell(&self, msg: Message) -> Result<(), LinkError> {
         match self.0.0.submit(&mut Some((msg, None)))? {
-            None => Ok(()),
-            Some(waits) => waits.await,
+            Sent::Now(_) => Ok(()),
+            Sent::Waits(waits) => waits.await.map(drop),
         }
     }
 
@@ -105,18 +141,24 @@ impl Pair {
         let inner = &self.0.0;
         let peer = &inner.peer;
         let (ask, waiting) = ask_pair(peer.shared().clock.now() + timeout);
-        let waits = inner.submit(&mut Some((msg, Some(ask))))?;
-        if waits.is_none() && timeout > TICK * 10 {
-            // It is in the queue: from here on the link watches its time, for many asks at once.
-            return peer.with_timeout((&waiting).await, timeout);
-        }
-        let answered = tokio::time::timeout(timeout, async {
-            if let Some(waits) = waits {
-                waits.await?;
+        let sent = inner.submit(&mut Some((msg, Some(ask))))?;
+        let queued = matches!(sent, Sent::Now(_));
+        let answered = async {
+            let era = match sent {
+                Sent::Now(era) => era,
+                Sent::Waits(waits) => waits.await?,
+            };
+            let result = (&waiting).await;
+            if result.is_ok() {
+                inner.answered(era);
             }
-            (&waiting).await
-        });
-        match answered.await {
+            result
+        };
+        // What is in the queue already is watched by its link, for many asks at once.
+        if queued && timeout > TICK * 10 {
+            return peer.with_timeout(answered.await, timeout);
+        }
+        match tokio::time::timeout(timeout, answered).await {
             Ok(result) => peer.with_timeout(result, timeout),
             Err(_) => peer.timed_out(&waiting, timeout),
         }
@@ -147,11 +189,11 @@ impl Drop for WaitingHere<'_> {
 
 impl PairInner {
     /// Sends at once where nothing is in the way: then there is nothing to wait for.
-    fn submit(self: &Arc<Self>, item: &mut Option<Item>) -> Result<Option<Waits<'_>>, LinkError> {
+    fn submit(self: &Arc<Self>, item: &mut Option<Item>) -> Result<Sent<'_>, LinkError> {
         let mut state = self.state.lock();
         if self.waiting.load(Ordering::SeqCst) == 0 {
             match self.try_send(&mut state, item, false) {
-                Ok(()) => return Ok(None),
+                Ok(()) => return Ok(Sent::Now(state.era)),
                 Err(Blocked::Never(err)) => return Err(err),
                 Err(blocked) => self.may_wait(&blocked)?,
             }
@@ -161,7 +203,7 @@ impl PairInner {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let guard = WaitingHere(&self.waiting);
         // Boxed: the quick way stays small, and waiting costs more than a box.
-        Ok(Some(Box::pin(async move {
+        Ok(Sent::Waits(Box::pin(async move {
             let _turn = self.turn.lock().await;
             let _guard = guard;
             self.send_in_turn(item).await
@@ -178,10 +220,13 @@ impl PairInner {
     }
 
     /// Waits for whatever is missing, one thing after the other, until the message is in the queue.
-    async fn send_in_turn(self: &Arc<Self>, mut item: Option<Item>) -> Result<(), LinkError> {
+    async fn send_in_turn(self: &Arc<Self>, mut item: Option<Item>) -> Result<u32, LinkError> {
         loop {
-            let tried = self.try_send(&mut self.state.lock(), &mut item, false);
-            let Err(blocked) = tried else { return Ok(()) };
+            let tried = self.try_now(&mut item, false);
+            let blocked = match tried {
+                Ok(era) => return Ok(era),
+                Err(blocked) => blocked,
+            };
             self.may_wait(&blocked)?;
             match blocked {
                 Blocked::Never(err) => return Err(err),
@@ -190,21 +235,39 @@ impl PairInner {
                     self.bind(link)?;
                 }
                 Blocked::Pair(link) => {
+                    let lane = self.state.lock().lane;
+                    let _ = link.lanes[lane as usize].send(Out::WantCredits);
                     tokio::select! {
                         () = self.changed.notified() => {}
                         () = link.closed() => {}
                     }
                 }
                 Blocked::Window(link, cost) => {
+                    for lane in [Lane::User, Lane::Bulk] {
+                        let _ = link.lanes[lane as usize].send(Out::WantCredits);
+                    }
                     // A closed window means that the link has ended: the next round finds out.
                     let Ok(permit) = link.window.acquire_many(cost).await else { continue };
-                    let tried = self.try_send(&mut self.state.lock(), &mut item, true);
-                    if tried.is_ok() {
+                    let tried = self.try_now(&mut item, true);
+                    if let Ok(era) = tried {
                         permit.forget();
-                        return Ok(());
+                        return Ok(era);
                     }
                 }
             }
+        }
+    }
+
+    fn try_now(&self, item: &mut Option<Item>, has_permit: bool) -> Result<u32, Blocked> {
+        let mut state = self.state.lock();
+        self.try_send(&mut state, item, has_permit).map(|()| state.era)
+    }
+
+    /// An ask of this era was answered.
+    fn answered(&self, era: u32) {
+        let mut state = self.state.lock();
+        if state.era == era {
+            state.asks = state.asks.saturating_sub(1);
         }
     }
 
@@ -212,6 +275,7 @@ impl PairInner {
         let id = link.bind(Arc::clone(self))?;
         let mut state = self.state.lock();
         (state.id, state.lane, state.messages, state.bytes) = (id, Lane::User, 0, 0);
+        state.begin_era();
         state.link = Some(link);
         Ok(())
     }
@@ -228,9 +292,10 @@ impl PairInner {
         check_size(message, link.grant.max_payload).map_err(Blocked::Never)?;
         let cost = message.cost();
         let large = message.payload.len() > config.bulk_threshold;
-        if state.messages == 0 {
+        if state.nothing_in_flight() {
             state.lane = if large { Lane::Bulk } else { Lane::User };
-        } else {
+        }
+        if state.messages > 0 {
             let free = link.window.available_permits() as u64;
             let share = (config.pair_bytes as u64).min(free / 2);
             let lane_must_change = large && state.lane == Lane::User;
@@ -249,6 +314,8 @@ impl PairInner {
         match link.lanes[state.lane as usize].send(Out::Message(Sending { pair: state.id, message, ask })) {
             Ok(()) => {
                 state.messages += 1;
+                state.asks += u32::from(is_ask);
+                state.tells |= !is_ask;
                 state.bytes += u64::from(cost);
                 if is_ask {
                     link.watch_time();
@@ -279,6 +346,9 @@ impl PairInner {
             return false;
         }
         state.messages -= messages.min(state.messages);
+        if state.messages == 0 {
+            state.begin_era();
+        }
         state.bytes = if state.messages == 0 { 0 } else { state.bytes.saturating_sub(bytes) };
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.changed.notify_one();

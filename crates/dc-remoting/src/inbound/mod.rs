@@ -28,8 +28,14 @@ use crate::{
 
 pub(crate) use accept::serve_connections;
 
-/// How long credits wait for company before they travel on their own.
-const CREDIT_DELAY: Duration = Duration::from_millis(2);
+/// How long credits wait for more of their pair before they travel.
+const CREDIT_DELAY: Duration = Duration::from_millis(10);
+
+/// Messages and bytes owed to one pair that travel with the next answer.
+const WORTH_TAKING: (u64, usize) = (64, 64 << 10);
+
+/// Messages and bytes owed to one pair that travel at once.
+const WORTH_SENDING: (u64, usize) = (2048, 1 << 20);
 
 /// Bytes of answers that may wait to be written before a link's messages are read no further.
 const BACKLOG_HIGH: usize = 16 << 20;
@@ -50,6 +56,8 @@ pub(crate) struct InLink {
     /// Asks and calls that were not answered yet, times [`ONE`], plus the bytes of answers not written yet.
     work: AtomicU64,
     drained: Notify,
+    /// A sixteenth of the window: whoever is owed more may be waiting for it.
+    share: usize,
 }
 
 /// Two counters in one number, so that both move in one step: a count above, bytes below.
@@ -70,6 +78,7 @@ fn slot(kind: LaneKind) -> usize {
 
 impl InLink {
     fn new(shared: Arc<Shared>, id: u128, identity: PeerIdentity) -> Self {
+        let share = shared.config.link_window / 16;
         Self {
             shared,
             id,
@@ -80,6 +89,7 @@ impl InLink {
             unaccepted: AtomicUsize::new(0),
             work: AtomicU64::new(0),
             drained: Notify::new(),
+            share,
         }
     }
 
@@ -151,8 +161,10 @@ pub(crate) struct InLane {
     calls: AtomicUsize,
     /// Pairs that credits are owed to, each once.
     owing: Mutex<Vec<Arc<PairIn>>>,
-    /// Credits travel at once: nothing else is expected to take them along.
+    /// Credits travel at once: nothing else is expected to take them along, or a sender waits for them.
     eager: AtomicBool,
+    /// The next frame takes the credits along.
+    due: AtomicBool,
     nudged: AtomicBool,
 }
 
@@ -165,6 +177,7 @@ impl InLane {
             calls: AtomicUsize::new(0),
             owing: Mutex::default(),
             eager: AtomicBool::new(false),
+            due: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
         }
     }
@@ -189,14 +202,20 @@ impl InLane {
             bulk.as_deref().unwrap_or(self).back.send(Back::Reply(Answering { correlation, outcome, status, body }));
     }
 
+    /// Sends what is owed now.
     fn nudge(&self) {
+        self.due.store(true, Ordering::Release);
         if !self.nudged.swap(true, Ordering::AcqRel) {
             let _ = self.back.send(Back::Nudge);
         }
     }
 
-    /// Gives each credit that is owed to `send`. `spare` lends its capacity.
+    /// Gives each credit that is owed to `send`, if they are due. `spare` lends its capacity.
     fn take_owed(&self, spare: &mut Vec<Arc<PairIn>>, mut send: impl FnMut(CreditRef)) {
+        if !self.due.load(Ordering::Acquire) {
+            return;
+        }
+        self.due.store(false, Ordering::Release);
         {
             let mut owing = self.owing.lock();
             if owing.is_empty() {
@@ -241,9 +260,12 @@ impl PairIn {
         if before == 0 {
             lane.owing.lock().push(Arc::clone(this));
         }
-        let much = bytes_of(before) + cost as usize > lane.link.shared.config.link_window / 16;
-        if much || lane.eager.load(Ordering::Acquire) {
+        let (messages, bytes) = (before / ONE + 1, bytes_of(before) + cost as usize);
+        let reaches = |limit: (u64, usize)| messages >= limit.0 || bytes >= limit.1.min(lane.link.share);
+        if lane.eager.load(Ordering::Acquire) || reaches(WORTH_SENDING) {
             lane.nudge();
+        } else if reaches(WORTH_TAKING) {
+            lane.due.store(true, Ordering::Release);
         }
     }
 }

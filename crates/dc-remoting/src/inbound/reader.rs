@@ -147,6 +147,7 @@ impl Reader {
                     let ping = Ping::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
                     let _ = self.lane.back.send(Back::Pong(ping));
                 }
+                12 => self.credits_due(),
                 11 => {
                     let goodbye = Goodbye::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
                     return Ok(Some(goodbye.why.chars().take(200).collect()));

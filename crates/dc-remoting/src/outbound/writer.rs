@@ -42,8 +42,14 @@ const COPIED: usize = 4 << 10;
 /// What a lane's queue holds.
 pub(crate) enum Out {
     Message(Sending),
-    Call { service: u16, body: Bytes, ask: Option<Ask> },
+    Call {
+        service: u16,
+        body: Bytes,
+        ask: Option<Ask>,
+    },
     Ping(u64),
+    /// A sender waits for credits.
+    WantCredits,
     Goodbye(&'static str),
 }
 
@@ -241,7 +247,7 @@ impl OutState {
                 match out {
                     Out::Message(sending) => left.push((Some(sending.message), sending.ask)),
                     Out::Call { ask, .. } => left.push((None, ask)),
-                    Out::Ping(_) | Out::Goodbye(_) => {}
+                    Out::Ping(_) | Out::WantCredits | Out::Goodbye(_) => {}
                 }
             }
             match self.queue.try_recv() {
@@ -281,6 +287,7 @@ impl OutState {
                     Out::Message(sending) => self.message(sending, fate, now),
                     Out::Call { service, body, .. } => self.call(service, body, fate, now),
                     Out::Ping(nonce) => prost::encoding::message::encode(9, &Ping { nonce }, &mut self.filling),
+                    Out::WantCredits => prost::encoding::bool::encode(12, &true, &mut self.filling),
                     Out::Goodbye(why) => {
                         let goodbye = Goodbye { why: why.to_owned() };
                         prost::encoding::message::encode(11, &goodbye, &mut self.filling);
@@ -292,7 +299,7 @@ impl OutState {
             // After a goodbye nothing leaves: what is left here is told so when the lane ends.
             self.held.extend(outs.filter_map(|out| match out {
                 Out::Message(sending) => Some((sending, fates.next().unwrap_or(Registered::Tell))),
-                Out::Call { .. } | Out::Ping(_) | Out::Goodbye(_) => {
+                Out::Call { .. } | Out::Ping(_) | Out::WantCredits | Out::Goodbye(_) => {
                     fates.next();
                     None
                 }
@@ -322,7 +329,7 @@ impl OutState {
         for out in taken {
             let ask = match out {
                 Out::Message(Sending { ask, .. }) | Out::Call { ask, .. } => ask.take(),
-                Out::Ping(_) | Out::Goodbye(_) => None,
+                Out::Ping(_) | Out::WantCredits | Out::Goodbye(_) => None,
             };
             let fate = ask.map_or(Registered::Tell, |ask| self.register(ask, &mut table, now));
             self.registered.push(fate);

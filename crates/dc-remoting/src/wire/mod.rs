@@ -40,6 +40,8 @@ pub struct Frame {
     pub pong: Option<Ping>,
     #[prost(message, optional, tag = "11")]
     pub goodbye: Option<Goodbye>,
+    #[prost(bool, tag = "12")]
+    pub want_credits: bool,
 }
 
 /// Which of a link's three streams.

@@ -226,3 +226,42 @@ async fn r3_what_certainly_did_not_run_was_never_handled() {
     let lies: Vec<_> = told.not_run.iter().filter(|n| told.handled.contains_key(n)).collect();
     assert!(lies.is_empty(), "R3 broken: {lies:?} were handled");
 }
+
+#[tokio::test]
+async fn r1_answered_asks_are_no_longer_in_flight_and_a_tell_is_until_it_is_accepted() {
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let there = Node::start(config("dc-2"), {
+        let held = Arc::clone(&held);
+        move |incoming: Incoming| {
+            let Incoming { accept, reply, message, .. } = incoming;
+            held.lock().push(accept);
+            if let Some(reply) = reply {
+                reply.send(0, message.payload);
+            }
+        }
+    })
+    .await;
+    let here = Node::echo(config("dc-1")).await;
+    let pair = here.remoting.peer(there.target()).pair();
+    // Nothing is ever accepted, but each ask is answered before the next is sent: lanes may change.
+    for size in [8, 200_000, 8, 8, 300_000] {
+        assert_eq!(body(pair.ask(message(vec![0; size]), SOON).await).len(), size);
+    }
+    // The bulk lane is kept for the next ones as long as a tell is in flight there, and left afterwards.
+    pair.tell(message(vec![0; 200_000])).await.expect("queued");
+    assert_eq!(body(pair.ask(message("small"), SOON).await), "small");
+    held.lock().clear();
+    assert_eq!(body(pair.ask(message("small"), SOON).await), "small");
+    // On the user lane with a tell in flight, a large one has to wait for it.
+    eventually("credits to come back", || {
+        held.lock().clear();
+        here.remoting.peer(there.target()).in_flight() == 0
+    })
+    .await;
+    let fresh = here.remoting.peer(there.target()).pair();
+    fresh.tell(message("small")).await.expect("queued");
+    let large = fresh.ask(message(vec![0; 200_000]), Duration::from_millis(200)).await.expect_err("must wait");
+    assert!(large.certainly_not_run(), "{large:?}");
+    held.lock().clear();
+    assert_eq!(body(fresh.ask(message(vec![0; 200_000]), SOON).await).len(), 200_000);
+}

@@ -65,6 +65,7 @@ fn full() -> Frame {
         ping: Some(Ping { nonce: 1 }),
         pong: Some(Ping { nonce: 2 }),
         goodbye: Some(Goodbye { why: text() }),
+        want_credits: true,
     }
 }
 
