@@ -3,9 +3,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "benchmarks read the real clock")]
 
+// The same floors as the link's own benchmark measures against.
+#[path = "../../../../crates/dc-remoting/examples/link_bench/bare_tonic.rs"]
 mod bare_tonic;
 mod lookup;
 mod messages;
+#[path = "../../../../crates/dc-remoting/examples/link_bench/raw_tcp.rs"]
 mod raw_tcp;
 mod requests;
 mod routing;
@@ -13,9 +16,19 @@ mod serve;
 mod spawn;
 mod table;
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
+use bytes::Bytes;
 use clap::{Parser, ValueEnum};
+
+/// What each transport can do.
+pub(crate) trait Client: Clone + Send + Sync + 'static {
+    fn ask(&self, payload: Bytes) -> impl Future<Output = Bytes> + Send;
+    fn tell(&self, payload: Bytes) -> impl Future<Output = ()> + Send;
+}
+
+/// A one-byte ask of this value is answered with the number of tells so far.
+pub(crate) const COUNT: u8 = 255;
 
 /// Benchmarks of multidc; without names, all of them.
 #[derive(Debug, Parser)]

@@ -64,8 +64,8 @@ impl Drop for Far {
 
 pub(crate) async fn run(role: Role, plane: &str, dc: &str, seed: Option<&str>) -> anyhow::Result<()> {
     match role {
-        Role::RawTcp => println!("{}", raw_tcp::serve().await?),
-        Role::BareTonic => println!("{}", bare_tonic::serve().await?),
+        Role::RawTcp => drop(tokio::spawn(raw_tcp::serve())),
+        Role::BareTonic => drop(tokio::spawn(bare_tonic::serve())),
         Role::Node => {
             let system = node(plane, dc, seed).await?;
             println!("{}", system.endpoint());
