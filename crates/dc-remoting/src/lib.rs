@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod identity;
 mod inbound;
+mod measure;
 mod message;
 mod outbound;
 mod pair;

@@ -63,7 +63,7 @@ impl Service<http::Request<Body>> for LinkService {
                 conn.close_soon();
                 return Ok(Status::unimplemented(why).into_http());
             }
-            let mut grpc = Grpc::new(FrameCodec).max_decoding_message_size(RemotingConfig::MAX_FRAME);
+            let mut grpc = Grpc::new(FrameCodec::new()).max_decoding_message_size(RemotingConfig::MAX_FRAME);
             Ok(grpc.streaming(TakeLane { shared, conn }, request).await)
         })
     }

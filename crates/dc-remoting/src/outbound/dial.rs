@@ -147,7 +147,7 @@ async fn open_lane(
 async fn handshake(channel: Channel, out: OutStream) -> Result<(Streaming<Bytes>, Bytes), Status> {
     let mut grpc = Grpc::new(channel).max_decoding_message_size(RemotingConfig::MAX_FRAME);
     grpc.ready().await.map_err(|err| Status::unavailable(chain(&err)))?;
-    let response = grpc.streaming(Request::new(out), PathAndQuery::from_static(PATH), FrameCodec).await?;
+    let response = grpc.streaming(Request::new(out), PathAndQuery::from_static(PATH), FrameCodec::new()).await?;
     let mut stream = response.into_inner();
     match stream.message().await? {
         Some(welcome) => Ok((stream, welcome)),

@@ -238,6 +238,7 @@ impl Link {
         let old = self.rtt_ns.load(Ordering::Relaxed);
         let mean = if old == 0 { new } else { old - old / 8 + new / 8 };
         self.rtt_ns.store(mean.max(1), Ordering::Relaxed);
+        crate::measure::sample(self);
     }
 
     /// Tells the peer why, lets that leave, and closes.

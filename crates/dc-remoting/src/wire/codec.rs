@@ -8,6 +8,7 @@ use tonic::{
 };
 
 use super::Frame;
+use crate::measure::Traffic;
 
 /// A frame ready to be written: `head`, then `tail`, which is a payload that is not copied in between.
 #[derive(Debug, Default)]
@@ -23,8 +24,16 @@ impl From<Frame> for OutFrame {
 }
 
 /// Frames to bytes; bytes stay bytes, as their reader looks at them in place.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct FrameCodec;
+#[derive(Clone)]
+pub(crate) struct FrameCodec {
+    traffic: Traffic,
+}
+
+impl FrameCodec {
+    pub(crate) fn new() -> Self {
+        Self { traffic: Traffic::new() }
+    }
+}
 
 /// Start size and largest size of a write: small messages are packed up to it.
 fn settings() -> BufferSettings {
@@ -38,11 +47,11 @@ impl Codec for FrameCodec {
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self {
-        *self
+        self.clone()
     }
 
     fn decoder(&mut self) -> Self {
-        *self
+        self.clone()
     }
 }
 
@@ -51,6 +60,7 @@ impl Encoder for FrameCodec {
     type Error = Status;
 
     fn encode(&mut self, frame: OutFrame, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        self.traffic.sent(frame.head.len() + frame.tail.len());
         buf.reserve(frame.head.len() + frame.tail.len());
         buf.put_slice(&frame.head);
         buf.put_slice(&frame.tail);
@@ -68,6 +78,7 @@ impl Decoder for FrameCodec {
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         let len = buf.remaining();
+        self.traffic.received(len);
         Ok(Some(buf.copy_to_bytes(len)))
     }
 

@@ -6,6 +6,8 @@ mod faults;
 mod flow;
 mod hostile;
 mod lanes;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod order;
 mod proxy;
 mod raw;

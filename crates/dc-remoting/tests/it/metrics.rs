@@ -1,0 +1,51 @@
+//! Links tell what they do, where the feature `metrics` is on.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+use crate::support::*;
+
+/// Remembers the names of what is recorded.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<BTreeSet<String>>>);
+
+impl Recorder for Names {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        self.0.lock().unwrap().insert(key.name().to_owned());
+        Counter::noop()
+    }
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        self.0.lock().unwrap().insert(key.name().to_owned());
+        Gauge::noop()
+    }
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        self.0.lock().unwrap().insert(key.name().to_owned());
+        Histogram::noop()
+    }
+}
+
+#[tokio::test]
+async fn links_record_what_the_documentation_names() {
+    let names = Names::default();
+    // Once a process: no other test of this program sets one.
+    metrics::set_global_recorder(names.clone()).expect("the only recorder");
+    let there = Node::echo(config("dc-2")).await;
+    let here = Node::echo(config("dc-1")).await;
+    let peer = here.remoting.peer(there.target());
+    assert_eq!(body(peer.pair().ask(message("hello"), SOON).await), "hello");
+    eventually("a measured rtt", || peer.rtt().is_some()).await;
+    let recorded = names.0.lock().unwrap().clone();
+    let documented = include_str!("../../../../docs/metrics.md");
+    for what in ["rtt_seconds", "in_flight", "credits_bytes", "sent_bytes_total", "received_bytes_total"] {
+        let name = format!("multidc_link_{what}");
+        assert!(recorded.contains(&name), "{name} is not recorded: {recorded:?}");
+        assert!(documented.contains(&name), "{name} is not documented");
+    }
+}
