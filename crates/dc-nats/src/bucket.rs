@@ -474,48 +474,25 @@ struct Audit {
     marker_ttl: Duration,
 }
 
+/// A field of a stream's settings; 0 or false where it is left out.
+fn number(stream: &Map<String, Value>, field: &str) -> i64 {
+    stream.get(field).and_then(Value::as_i64).unwrap_or_default()
+}
+
+fn is(stream: &Map<String, Value>, field: &str) -> bool {
+    stream.get(field).and_then(Value::as_bool).unwrap_or_default()
+}
+
 fn audit(stream: &Map<String, Value>, config: &NatsConfig) -> Audit {
-    let mut audit = Audit::default();
-    let number = |field: &str| stream.get(field).and_then(Value::as_i64).unwrap_or_default();
-    let is = |field: &str| stream.get(field).and_then(Value::as_bool).unwrap_or_default();
     let bucket = &config.bucket;
-
-    let max_age = number("max_age");
-    if max_age > 0 {
-        let max_age = Duration::from_nanos(max_age.unsigned_abs());
-        audit.impossible.push(format!(
-            "the bucket {bucket} has max_age {max_age:?}, which would silently end intents and the store's id; it must have none"
-        ));
-    }
-    let history = number("max_msgs_per_subject");
-    if history != 1 {
-        audit.impossible.push(format!(
-            "the bucket {bucket} has history {history}, which keeps leases from ending in time; it must be 1"
-        ));
-    }
-    let subject = format!("$KV.{bucket}.>");
-    if !stream.get("subjects").and_then(Value::as_array).is_some_and(|held| held.iter().any(|held| *held == subject)) {
-        audit.impossible.push(format!("the stream KV_{bucket} does not keep {subject}: it is no key-value bucket"));
-    }
-    for (field, why) in [
-        ("sealed", "takes no writes"),
-        ("no_ack", "confirms no writes"),
-        ("discard_new_per_subject", "lets no key be written again"),
-    ] {
-        if is(field) {
-            audit.impossible.push(format!("the bucket {bucket} is `{field}`: it {why}"));
-        }
-    }
-    if stream.get("mirror").is_some_and(|mirror| !mirror.is_null()) {
-        audit.impossible.push(format!("the bucket {bucket} is a mirror: it takes no writes"));
-    }
-
+    let mut audit =
+        Audit { impossible: impossible(stream, bucket), findings: findings(stream, config), ..Audit::default() };
     for field in ["allow_direct", "allow_msg_ttl"] {
-        if !is(field) {
+        if !is(stream, field) {
             audit.mends.push((field, true.into()));
         }
     }
-    let markers = Duration::from_nanos(number("subject_delete_marker_ttl").unsigned_abs());
+    let markers = Duration::from_nanos(number(stream, "subject_delete_marker_ttl").unsigned_abs());
     if markers.is_zero() {
         audit.mends.push(("subject_delete_marker_ttl", nanos(config.marker_ttl).into()));
         audit.mends.push(("allow_rollup_hdrs", true.into()));
@@ -525,40 +502,78 @@ fn audit(stream: &Map<String, Value>, config: &NatsConfig) -> Audit {
         audit.findings.push(format!("the bucket {bucket} keeps markers for {markers:?}, not {wanted:?} as configured"));
     }
     audit.marker_ttl = if markers.is_zero() { config.marker_ttl } else { markers };
+    audit
+}
 
-    let replicas = number("num_replicas").max(1);
+/// Why a bucket cannot be used at all.
+fn impossible(stream: &Map<String, Value>, bucket: &str) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let max_age = number(stream, "max_age");
+    if max_age > 0 {
+        let max_age = Duration::from_nanos(max_age.unsigned_abs());
+        reasons.push(format!(
+            "the bucket {bucket} has max_age {max_age:?}, which would silently end intents and the store's id; it must have none"
+        ));
+    }
+    let history = number(stream, "max_msgs_per_subject");
+    if history != 1 {
+        reasons.push(format!(
+            "the bucket {bucket} has history {history}, which keeps leases from ending in time; it must be 1"
+        ));
+    }
+    let subject = format!("$KV.{bucket}.>");
+    if !stream.get("subjects").and_then(Value::as_array).is_some_and(|held| held.iter().any(|held| *held == subject)) {
+        reasons.push(format!("the stream KV_{bucket} does not keep {subject}: it is no key-value bucket"));
+    }
+    for (field, why) in [
+        ("sealed", "takes no writes"),
+        ("no_ack", "confirms no writes"),
+        ("discard_new_per_subject", "lets no key be written again"),
+    ] {
+        if is(stream, field) {
+            reasons.push(format!("the bucket {bucket} is `{field}`: it {why}"));
+        }
+    }
+    if stream.get("mirror").is_some_and(|mirror| !mirror.is_null()) {
+        reasons.push(format!("the bucket {bucket} is a mirror: it takes no writes"));
+    }
+    reasons
+}
+
+/// What is unsafe about a bucket's replicas and storage, or other than configured.
+fn findings(stream: &Map<String, Value>, config: &NatsConfig) -> Vec<String> {
+    let bucket = &config.bucket;
+    let mut findings = Vec::new();
+    let replicas = number(stream, "num_replicas").max(1);
     if replicas != i64::from(config.replicas) {
         let wanted = config.replicas;
-        audit.findings.push(format!("the bucket {bucket} has {replicas} replicas, not {wanted} as configured"));
+        findings.push(format!("the bucket {bucket} has {replicas} replicas, not {wanted} as configured"));
     }
     if replicas < 3 {
-        audit
-            .findings
-            .push(format!("the bucket {bucket} has {replicas} replica(s): losing a server may lose the store"));
+        findings.push(format!("the bucket {bucket} has {replicas} replica(s): losing a server may lose the store"));
     }
     if stream.get("storage").and_then(Value::as_str) != Some("file") {
-        audit.findings.push(format!("the bucket {bucket} is kept in memory: a restart loses the store"));
+        findings.push(format!("the bucket {bucket} is kept in memory: a restart loses the store"));
     }
     for field in ["max_msgs", "max_bytes"] {
-        if number(field) > 0 {
-            audit
-                .findings
-                .push(format!("the bucket {bucket} has {field} {}: records may be refused or lost", number(field)));
+        if number(stream, field) > 0 {
+            findings.push(format!(
+                "the bucket {bucket} has {field} {}: records may be refused or lost",
+                number(stream, field)
+            ));
         }
     }
     if stream.get("persist_mode").and_then(Value::as_str) == Some("async") {
-        audit
-            .findings
-            .push(format!("the bucket {bucket} persists asynchronously: a crash may take back accepted writes"));
+        findings.push(format!("the bucket {bucket} persists asynchronously: a crash may take back accepted writes"));
     }
     if !config.fsync_always {
-        audit.findings.push(
+        findings.push(
             "whether the servers run with `sync_interval: always` cannot be read: if not, a power loss may take back \
              accepted writes; say so in the configuration if they do"
                 .to_owned(),
         );
     }
-    audit
+    findings
 }
 
 fn capabilities(config: &NatsConfig, stream: &Map<String, Value>, findings: Vec<String>) -> Capabilities {
