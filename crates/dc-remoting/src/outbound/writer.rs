@@ -36,6 +36,9 @@ const BATCH: usize = 64;
 /// A frame is closed once it holds this many bytes.
 const FRAME_BYTES: usize = 8 << 10;
 
+/// Payloads that are packed in one round, give or take one.
+const ROUND_BYTES: usize = 256 << 10;
+
 /// Payloads up to this size are copied into their frame; larger ones follow it as they are.
 const COPIED: usize = 4 << 10;
 
@@ -276,6 +279,7 @@ impl OutState {
             self.used.store(true, Ordering::Relaxed);
         }
         let mut taken = std::mem::take(&mut self.taken);
+        let later = self.split_batch(&mut taken);
         let now = self.register_all(&mut taken);
         let mut registered = std::mem::take(&mut self.registered);
         {
@@ -305,7 +309,8 @@ impl OutState {
                 }
             }));
         }
-        (self.taken, self.registered) = (taken, registered);
+        self.taken = if later.is_empty() { taken } else { later };
+        self.registered = registered;
         if !self.ended && self.next_piece() {
             for (sending, fate) in std::mem::take(&mut self.held) {
                 self.message(sending, fate, now);
@@ -314,6 +319,22 @@ impl OutState {
         if !self.filling.is_empty() {
             self.cut(Bytes::new());
         }
+    }
+
+    /// Splits off what is too much for one round: what is packed counts as having left.
+    fn split_batch(&self, taken: &mut Vec<Out>) -> Vec<Out> {
+        let mut bytes = 0;
+        let mut fits = |out: &Out| {
+            let before = bytes;
+            bytes += match out {
+                Out::Message(sending) => sending.message.payload.len(),
+                Out::Call { body, .. } => body.len(),
+                Out::Ping(_) | Out::WantCredits | Out::Goodbye(_) => 0,
+            };
+            before < ROUND_BYTES
+        };
+        let n = taken.iter().take(BATCH).take_while(|out| fits(out)).count();
+        if n < taken.len() { taken.split_off(n) } else { Vec::new() }
     }
 
     /// Hands the asks of what was taken over to the table of those that wait, all at once: readers wait
@@ -487,6 +508,11 @@ impl Stream for OutStream {
             }
             if this.ended {
                 return Poll::Ready(None);
+            }
+            if this.taken.len() >= BATCH {
+                // Left over from the last round, or moved here by `expire`.
+                this.pack();
+                continue;
             }
             let idle = this.transfers.is_empty() && this.taken.is_empty();
             match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
