@@ -95,3 +95,8 @@ pub use dc_etcd::{EtcdConfig, EtcdControlPlane};
 pub use dc_sqlite as sqlite;
 #[cfg(feature = "sqlite")]
 pub use dc_sqlite::{SqliteConfig, SqliteControlPlane};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
