@@ -231,12 +231,14 @@ pub(crate) trait AnyActorKind: Send + Sync {
     /// Reads the arguments and starts an actor.
     fn start(&self, core: Arc<Core>, args: Bytes, ended: Ended) -> Result<Arc<dyn AnyCell>, Error>;
     fn lists(&self, message: TypeId) -> bool;
+    fn messages(&self) -> Vec<&'static str>;
     fn as_any(&self) -> &(dyn Any + Send + Sync);
 }
 
 /// A kind of grain, whatever its type.
 pub(crate) trait AnyGrainKind: Send + Sync {
     fn lists(&self, message: TypeId) -> bool;
+    fn messages(&self) -> Vec<&'static str>;
     fn options(&self) -> &GrainOptions;
     fn start(&self, core: Arc<Core>, id: &str, ended: Ended) -> Arc<dyn AnyCell>;
 }
@@ -304,6 +306,10 @@ where
         self.table.by_type.contains(&message)
     }
 
+    fn messages(&self) -> Vec<&'static str> {
+        self.table.by_name.keys().copied().collect()
+    }
+
     fn as_any(&self) -> &(dyn Any + Send + Sync) {
         self
     }
@@ -319,6 +325,10 @@ pub(crate) struct GrainKind<A: Actor> {
 impl<A: RemoteActor> AnyGrainKind for GrainKind<A> {
     fn lists(&self, message: TypeId) -> bool {
         self.table.by_type.contains(&message)
+    }
+
+    fn messages(&self) -> Vec<&'static str> {
+        self.table.by_name.keys().copied().collect()
     }
 
     fn options(&self) -> &GrainOptions {
@@ -361,6 +371,14 @@ impl Kinds {
     /// The grain kind of this wire name.
     pub(crate) fn grain(&self, kind: &str) -> Option<(&'static str, &dyn AnyGrainKind)> {
         self.grains.get_key_value(kind).map(|(name, kind)| (*name, &**kind))
+    }
+
+    /// The wire names of all kinds and their messages, some more than once.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.actors.keys().chain(self.grains.keys()).copied().collect();
+        names.extend(self.actors.values().flat_map(|kind| kind.messages()));
+        names.extend(self.grains.values().flat_map(|kind| kind.messages()));
+        names
     }
 
     /// How the registered kinds of grains live.

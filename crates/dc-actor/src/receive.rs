@@ -19,6 +19,7 @@ use crate::{
 
 /// Registers everything that this node answers.
 pub(crate) fn serve(node: &Arc<Node>, services: &Services) {
+    services.know(node.kinds().names());
     services.set_receiver(Arc::new(Messages { system: node.weak() }));
     for service in [wire::SPAWN, wire::LOOKUP, wire::LOCATE, wire::ACTIVATE, wire::PEEK, wire::GONE] {
         services.set_service(service, Arc::new(Questions { system: node.weak(), service }));
