@@ -68,7 +68,7 @@ pub(crate) fn list(listing: &Listing, as_json: bool) -> anyhow::Result<()> {
             record.epoch.to_string(),
             format!("{:?}", record.ttl),
             record.owner.endpoint.to_string(),
-            held.map_or(String::new(), |held| why(held)),
+            held.map_or(String::new(), why),
         ]);
     }
     table(&rows);

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Parser;
+use dc_core::{Clock, SystemClock};
 use futures::future::join_all;
 use multidc_tests::{
     eventually,
@@ -72,12 +73,11 @@ impl Demo {
     }
 
     fn say(&self, line: impl AsRef<str>) {
-        println!("{:>7.2}s  {}", self.started.elapsed().as_secs_f64(), line.as_ref());
+        println!("{:>7.2}s  {}", (SystemClock.now() - self.started).as_secs_f64(), line.as_ref());
     }
 
     async fn begin(args: Args) -> anyhow::Result<Self> {
-        #[expect(clippy::disallowed_methods, reason = "times for people to read")]
-        let started = Instant::now();
+        let started = SystemClock.now();
         let (url, dir) = match args.control_plane_url {
             Some(url) => (url, None),
             None => {
@@ -236,8 +236,7 @@ impl Demo {
     async fn successor_adopts(&self, worker: &str, before: u64) -> anyhow::Result<()> {
         let asker = &self.dc1[0];
         let (mut asked, mut epoch) = (0, before);
-        #[expect(clippy::disallowed_methods, reason = "the demo's bound")]
-        let bound = Instant::now() + SOON;
+        let bound = SystemClock.now() + SOON;
         while epoch == before {
             let ask = Command::AskWorker { name: worker.into(), timeout_ms: 2000 };
             match asker.ask(ask).await? {
@@ -249,8 +248,7 @@ impl Demo {
             let dc2 = dc2.context("D2: dc-2 left the table")?;
             ensure!(dc2.routable == "placements", "D2: dc-2 is not routable: {dc2:?}");
             epoch = dc2.epoch;
-            #[expect(clippy::disallowed_methods, reason = "the demo's bound")]
-            let late = Instant::now() > bound;
+            let late = SystemClock.now() > bound;
             ensure!(!late, "no successor within {SOON:?}");
         }
         self.say(format!(
@@ -295,8 +293,7 @@ impl Demo {
         for node in self.dc2.drain(..) {
             node.kill().await?;
         }
-        #[expect(clippy::disallowed_methods, reason = "what is measured")]
-        let killed = Instant::now();
+        let killed = SystemClock.now();
         self.say("killed dc-2 whole, with SIGKILL");
         for node in &self.dc1 {
             let bound = self.ttl + SOON;
@@ -306,7 +303,7 @@ impl Demo {
             };
             node.until("dc-2 leaves routing", bound, gone).await?;
         }
-        let took = killed.elapsed();
+        let took = SystemClock.now() - killed;
         ensure!(took < self.ttl + Duration::from_secs(3), "dc-2 stayed routable for {took:?}");
         self.say(format!("dc-2 left routing on all of dc-1 after {:.2} s (lease {:?})", took.as_secs_f64(), self.ttl));
         let failure = match Self::ask_worker(&self.dc1[0]).await? {
