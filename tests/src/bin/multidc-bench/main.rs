@@ -56,8 +56,12 @@ struct Args {
 enum Bench {
     /// One routing decision, at 3, 100 and 10,000 records.
     Routing,
-    /// Tell and ask between two processes, against raw TCP and bare tonic.
-    Messages,
+    /// Ask between two processes, against raw TCP and bare tonic.
+    Asks,
+    /// Tell between two processes, against raw TCP and bare tonic.
+    Tells,
+    /// A small ask beside 1 MiB messages.
+    Bulk,
     /// Spawn in another datacenter.
     Spawn,
     /// Look-up by name at 2, 8 and 32 endpoints.
@@ -77,8 +81,9 @@ async fn main() -> anyhow::Result<()> {
     if wanted(Bench::Routing) {
         routing::run(time)?;
     }
-    if wanted(Bench::Messages) {
-        messages::run(time).await?;
+    let messages = [wanted(Bench::Asks), wanted(Bench::Tells), wanted(Bench::Bulk)];
+    if messages.contains(&true) {
+        messages::run(time, messages).await?;
     }
     if wanted(Bench::Spawn) {
         spawn::run(time).await?;

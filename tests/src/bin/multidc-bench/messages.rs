@@ -39,7 +39,8 @@ impl Client for Ours {
     }
 }
 
-pub(crate) async fn run(time: Duration) -> anyhow::Result<()> {
+/// Asks, tells, and asks beside bulk: each if wanted.
+pub(crate) async fn run(time: Duration, [wants_asks, wants_tells, wants_bulk]: [bool; 3]) -> anyhow::Result<()> {
     let store = Store::sqlite().await?;
     let raw_far = Far::start(Role::RawTcp, &[])?;
     let tonic_far = Far::start(Role::BareTonic, &[])?;
@@ -49,12 +50,31 @@ pub(crate) async fn run(time: Duration) -> anyhow::Result<()> {
     let raw = raw_tcp::connect(&raw_far.addr.to_string()).await;
     let tonic = bare_tonic::connect(&tonic_far.addr.to_string()).await;
 
+    if wants_asks {
+        compare_asks(&ours, &raw, &tonic, time).await?;
+    }
+    if wants_tells {
+        compare_tells(&ours, &raw, &tonic, time).await?;
+    }
+    if wants_bulk {
+        beside_bulk(&system, &ours, time).await?;
+    }
+    system.shutdown().await?;
+    Ok(())
+}
+
+async fn compare_asks(
+    ours: &impl Client,
+    raw: &impl Client,
+    tonic: &impl Client,
+    time: Duration,
+) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for size in SIZES {
         for in_flight in [1, 64, 512] {
-            let (ours, our_p50) = asks(&ours, size, in_flight, time).await?;
-            let (raw, raw_p50) = asks(&raw, size, in_flight, time).await?;
-            let (tonic, tonic_p50) = asks(&tonic, size, in_flight, time).await?;
+            let (ours, our_p50) = asks(ours, size, in_flight, time).await?;
+            let (raw, raw_p50) = asks(raw, size, in_flight, time).await?;
+            let (tonic, tonic_p50) = asks(tonic, size, in_flight, time).await?;
             let goals = if size == 64 && in_flight == 512 { (0.6, 0.8) } else { (0.0, 0.0) };
             let p50 = if in_flight == 1 {
                 let ratio = our_p50.as_secs_f64() / raw_p50.as_secs_f64();
@@ -77,11 +97,19 @@ pub(crate) async fn run(time: Duration) -> anyhow::Result<()> {
     }
     let head = ["payload", "in flight", "ask", "raw TCP", "bare tonic", "/ raw", "/ tonic", "p50 ours / raw / tonic"];
     table::print("Asks between two processes (goals at 64 B, 512: 0.6 raw, 0.8 tonic; p50 1.3 x raw)", &head, &rows);
+    Ok(())
+}
 
+async fn compare_tells(
+    ours: &impl Client,
+    raw: &impl Client,
+    tonic: &impl Client,
+    time: Duration,
+) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for size in SIZES {
-        let ours = one_way(&ours, size, time).await?;
-        let (raw, tonic) = (one_way(&raw, size, time).await?, one_way(&tonic, size, time).await?);
+        let ours = one_way(ours, size, time).await?;
+        let (raw, tonic) = (one_way(raw, size, time).await?, one_way(tonic, size, time).await?);
         let goals = if size == 64 { (0.45, 0.85) } else { (0.0, 0.0) };
         rows.push(vec![
             format!("{size} B"),
@@ -94,9 +122,6 @@ pub(crate) async fn run(time: Duration) -> anyhow::Result<()> {
     }
     let head = ["payload", "tell", "raw TCP", "bare tonic", "/ raw", "/ tonic"];
     table::print("One way, counted at the receiver (goals at 64 B: 0.45 raw, 0.85 tonic)", &head, &rows);
-
-    beside_bulk(&system, &ours, time).await?;
-    system.shutdown().await?;
     Ok(())
 }
 
