@@ -3,8 +3,8 @@
 use std::{future::Future, sync::Arc, time::Instant};
 
 use dc_cache::{CacheTask, RoutingTable, TableEvent};
-use dc_controlplane::{ControlPlane, Error, Expected, Outcome, wall_ms};
-use dc_core::{DataCenter, DataCenterRecord, DcView, Owner, SharedClock, Version};
+use dc_controlplane::{ControlPlane, Error, Expected, Outcome, codec, wall_ms};
+use dc_core::{DataCenter, DataCenterRecord, DcView, IntentKind, Owner, SharedClock, Version};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
@@ -179,6 +179,7 @@ impl Driver {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut table_events = self.table.events();
         self.view.mark_changed();
+        let mut view_ended = false;
         loop {
             self.read_intent();
             let step = self.registrar.next(self.clock.now());
@@ -203,9 +204,11 @@ impl Driver {
                     Some(Command::OwnsGlobal(owns)) => self.registrar.set_owns_global(owns),
                     None => return,
                 },
-                changed = self.view.changed() => {
+                changed = self.view.changed(), if !view_ended => {
                     if changed.is_err() {
-                        return;
+                        error!(dc = %self.data_center.id(), "membership has ended: going on with the members last seen");
+                        view_ended = true;
+                        continue;
                     }
                     let view = DcView::clone(&self.view.borrow_and_update());
                     self.registrar.on_view(view, self.clock.now());
@@ -226,8 +229,13 @@ impl Driver {
 
     /// Takes the operator's intent from the routing table, once that shows this datacenter.
     fn read_intent(&mut self) {
+        // Before the table is in step, a record may be there and its intent still on the way.
+        if !self.table.ever_in_step() {
+            return;
+        }
         if let Some(entry) = self.table.snapshot().get(self.data_center.id()) {
             self.registrar.on_intent(entry.wanted());
+            self.registrar.on_table(entry.record());
         }
     }
 
@@ -270,7 +278,15 @@ impl Driver {
         }
         let listing = self.bounded("list_all", self.plane.list_all()).await?;
         let intent = listing.intents.iter().find(|held| held.id == id).map(|held| held.intent.want);
-        self.registrar.on_intent(intent.unwrap_or_default());
+        let unreadable = |key: &str| key.contains(codec::INTENTS.trim_end_matches('/')) && key.ends_with(id.as_str());
+        if listing.skipped.iter().any(|corrupt| unreadable(&corrupt.key)) {
+            // Somebody said something that cannot be read: take no placements, cut nothing off (P8).
+            if !self.intent_known {
+                self.registrar.on_intent(IntentKind::Drain);
+            }
+        } else {
+            self.registrar.on_intent(intent.unwrap_or_default());
+        }
         self.intent_known = true;
         let record = listing.records.into_iter().find(|record| *record.id() == id);
         Ok(record.map_or(Read::AbsentAsOf(listing.as_of), |record| Read::Record(Box::new(record))))
@@ -308,15 +324,16 @@ impl Driver {
         }
         let view = DcView::clone(&self.view.borrow_and_update());
         self.registrar.on_view(view, self.clock.now());
-        match self.registrar.goodbye() {
+        let mut last = self.registrar.goodbye();
+        if last.is_none() && self.registrar.is_last() {
+            // A write of its own whose answer was lost, or a record that was handed to nobody.
+            self.carry_out(Step::Read).await;
+            let orphaned = self.registrar.orphaned(self.clock.now());
+            last = self.registrar.goodbye().or(orphaned.map(LastWrite::Deregister));
+        }
+        match last {
             Some(LastWrite::HandOver(record)) => self.hand_over(&record).await,
             Some(LastWrite::Deregister(version)) => self.deregister(version).await,
-            None if self.registrar.is_last() => {
-                self.carry_out(Step::Read).await;
-                if let Some(version) = self.registrar.orphaned(self.clock.now()) {
-                    self.deregister(version).await;
-                }
-            }
             None => {}
         }
         self.registrar.released();

@@ -97,6 +97,10 @@ pub struct Registrar {
     /// Epochs below this may have been used by records that are gone: the version at which ours was created.
     floor: Epoch,
     fenced: bool,
+    /// It owned the record until that expired: it may register again, also where another node leads now.
+    was_owner: bool,
+    /// An owner that handed over and is still a member: it is no nominee any more.
+    leaving: Option<NodeId>,
     highest_epoch: Epoch,
     /// The state that the record was last seen in.
     last_state: Option<DataCenterState>,
@@ -126,6 +130,8 @@ impl Registrar {
             absent: None,
             floor: Epoch(0),
             fenced: false,
+            was_owner: false,
+            leaving: None,
             highest_epoch: Epoch(0),
             last_state: None,
             intent: IntentKind::Serve,
@@ -157,14 +163,25 @@ impl Registrar {
         let endpoints: Vec<_> = view.members.iter().map(dc_core::Member::node_endpoint).collect();
         if !endpoints.is_empty() {
             self.last_endpoints = endpoints;
+            self.last_endpoints.truncate(DataCenterRecord::MAX_ENDPOINTS);
         }
         self.view = view;
         self.next_read = now;
+        self.retry_soon(now);
     }
 
     /// The operator's intent, as the routing table shows it.
     pub fn on_intent(&mut self, intent: IntentKind) {
         self.intent = intent;
+    }
+
+    /// The own record, as the routing table shows it: what a node that never read it knows of its state (D2).
+    pub fn on_table(&mut self, record: &DataCenterRecord) {
+        self.highest_epoch = self.highest_epoch.max(record.epoch);
+        self.leaving = record.handed_over.then_some(record.owner.node);
+        if self.held.is_none() {
+            self.last_state = Some(record.state);
+        }
     }
 
     /// Whether this datacenter still owns anything global: "out" waits for it (P8).
@@ -176,7 +193,21 @@ impl Registrar {
     pub fn look_now(&mut self, now: Instant) {
         if self.held.is_none() {
             self.next_read = now;
+            self.retry_soon(now);
         }
+    }
+
+    /// Something happened that may mean that the store is back: the pause need not be waited for.
+    fn retry_soon(&mut self, now: Instant) {
+        let soon = now + self.options.heartbeat_interval() / 10;
+        self.retry_at = self.retry_at.map(|at| at.min(soon));
+    }
+
+    /// Whether this node is to write the record if nobody does: the oldest member that is not about to leave.
+    fn is_nominee(&self) -> bool {
+        let staying = self.view.members.iter().filter(|member| Some(member.node) != self.leaving);
+        let oldest = staying.min_by_key(|member| (member.seniority, member.node));
+        self.view.joined && oldest.is_some_and(|member| member.node == self.me.node)
     }
 
     /// What to do at `now`.
@@ -190,7 +221,7 @@ impl Registrar {
         if let Some(held) = &self.held {
             return self.next_as_owner(held, now);
         }
-        if !self.view.i_lead() {
+        if !self.is_nominee() && !self.was_owner {
             return Step::WaitUntil(now + self.options.leader_check_interval());
         }
         if now >= self.next_read {
@@ -201,12 +232,14 @@ impl Registrar {
 
     fn next_as_owner(&self, held: &Held, now: Instant) -> Step {
         let desired = self.desired(&held.record);
-        if !desired.same_content(&held.record) {
+        let differs = !desired.same_content(&held.record);
+        // A change that is refused again and again must not keep the lease from being renewed.
+        if now >= self.next_heartbeat && (!differs || self.failures > 0) {
+            return Step::Heartbeat(Box::new(held.record.clone()));
+        }
+        if differs {
             let expected = Expected::Version(held.record.version);
             return Step::Write(Box::new(Write { record: desired, expected, cause: Cause::Update }));
-        }
-        if now >= self.next_heartbeat {
-            return Step::Heartbeat(Box::new(held.record.clone()));
         }
         Step::WaitUntil(self.next_heartbeat)
     }
@@ -255,8 +288,9 @@ impl Registrar {
         if observed.record.handed_over {
             return Some(TakeOver::HandedOver);
         }
-        let silent = now.saturating_duration_since(observed.since) >= observed.record.ttl;
-        if silent {
+        // Where a renewal keeps the version, an unchanged one says nothing: there, the record's absence is the silence.
+        let unchanged = now.saturating_duration_since(observed.since);
+        if !self.renewal_keeps_version && unchanged >= observed.record.ttl {
             return Some(TakeOver::Silent);
         }
         if self.fenced || self.view.member(owner.node).is_some() {
@@ -315,6 +349,7 @@ impl Registrar {
     }
 
     fn observe(&mut self, record: DataCenterRecord, now: Instant) {
+        self.was_owner = false;
         let stranger = !self.members_seen.contains(&record.owner.node) && record.owner.endpoint != self.me.endpoint;
         let (since, changes, first_seen) = match &self.observed {
             Some(seen) if seen.record.owner.node != record.owner.node => (now, 0, now),
@@ -343,6 +378,7 @@ impl Registrar {
         self.highest_epoch = self.highest_epoch.max(record.epoch);
         self.observed = None;
         self.absent = None;
+        self.was_owner = false;
         self.fenced = false;
         self.in_use_by = None;
         self.held = Some(Held { record, renewed });
@@ -418,6 +454,9 @@ impl Registrar {
                 });
                 self.events.push(ControllerEvent::StoreFailed { operation, error: error.to_string(), lease_left });
                 self.failures = self.failures.saturating_add(1);
+                // An absence that was read before is no ground for a later write (D1).
+                self.absent = None;
+                self.next_read = now;
                 self.retry_at = Some(now + self.backoff());
             }
         }
@@ -445,12 +484,11 @@ impl Registrar {
                 self.next_read = now + self.options.leader_check_interval();
             }
             None => {
-                // Expired or removed while this node was away. Who leads registers again, under a higher epoch.
+                // Expired or removed while this node was away. It registers again, under a higher epoch, unless
+                // another does first.
                 if let Some(held) = held {
                     self.highest_epoch = self.highest_epoch.max(held.record.epoch);
-                    if !self.view.i_lead() {
-                        self.events.push(ControllerEvent::SteppedDown { to: None, epoch: held.record.epoch });
-                    }
+                    self.was_owner = true;
                 }
                 self.observed = None;
                 self.absent = None;
@@ -465,12 +503,12 @@ impl Registrar {
     }
 
     /// Doubles from a tenth of a heartbeat up to the heartbeat interval while a lease is held (renewals must not
-    /// wait), up to `max_backoff` otherwise. The driver adds jitter.
+    /// wait), up to `max_backoff`, but at most a third of the lease, otherwise: others spare an expired record for one lease.
     fn backoff(&self) -> Duration {
         let base = self.options.heartbeat_interval() / 10;
         let cap = match self.held {
             Some(_) => self.options.heartbeat_interval(),
-            None => self.options.max_backoff(),
+            None => self.options.max_backoff().min(self.options.lease_ttl() / 3),
         };
         base.saturating_mul(1 << self.failures.min(16).saturating_sub(1)).min(cap)
     }

@@ -405,6 +405,99 @@ fn d4_a_store_that_is_away_is_tried_again_with_growing_pauses() {
     assert!(owner.owns(), "D4: renewals were not taken up");
 }
 
+#[test]
+fn d2_a_node_that_never_read_the_record_registers_it_as_the_table_shows_it() {
+    let clock = ManualClock::new();
+    let (mut store, _dead) = registered(&clock);
+    let shown = store.live().unwrap();
+    let mut successor = Node::new(2, &[1, 2], &clock);
+    successor.registrar.on_table(&shown);
+    clock.advance(Duration::from_secs(60));
+    successor.sees(&[2], &clock);
+    while store.live().is_none() {
+        assert!(successor.step(&mut store, Fate::Works), "it never registers");
+    }
+    let record = store.live().unwrap();
+    assert_eq!(record.state, DataCenterState::Active, "D2: hidden by a new leader");
+    assert!(record.epoch > shown.epoch, "D1");
+}
+
+#[test]
+fn d2_an_owner_that_handed_over_is_no_nominee_while_it_is_still_a_member() {
+    let clock = ManualClock::new();
+    let (mut store, owner) = registered(&clock);
+    let Some(LastWrite::HandOver(record)) = owner.registrar.goodbye() else { panic!("no hand-over") };
+    store.write(&record, Expected::Version(record.version)).unwrap();
+    let mut successor = Node::new(2, &[1, 2], &clock);
+    successor.settle(&mut store);
+    assert!(!successor.owns(), "the table does not show it yet");
+    successor.registrar.on_table(&store.live().unwrap());
+    successor.settle(&mut store);
+    assert_eq!(successor.took_over(), Some(TakeOver::HandedOver), "D2: nobody renews until the leader is gone");
+}
+
+#[test]
+fn d2_a_change_that_is_refused_does_not_keep_the_lease_from_being_renewed() {
+    let clock = ManualClock::new();
+    let (mut store, mut owner) = registered(&clock);
+    owner.sees(&[1, 2, 3], &clock);
+    for _ in 0..120 {
+        let now = clock.now();
+        match owner.registrar.next(now) {
+            Step::Write(write) => {
+                let refused = Error::Backend {
+                    backend: "test",
+                    operation: "register",
+                    outcome: Outcome::Unchanged,
+                    source: "no space".into(),
+                };
+                owner.registrar.on_written(*write, Err(refused), now, now);
+            }
+            Step::Heartbeat(record) => {
+                let answer = store.heartbeat(&record);
+                let pause = ControllerOptions::default().heartbeat_interval();
+                owner.registrar.on_heartbeat(answer, now, now, pause);
+            }
+            Step::Read | Step::WaitUntil(_) => {}
+        }
+        clock.advance(Duration::from_secs(1));
+        assert!(store.live().is_some(), "D2: expired though renewals work");
+    }
+}
+
+#[test]
+fn d1_an_unchanged_version_is_no_silence_where_renewals_keep_it() {
+    let clock = ManualClock::new();
+    let (mut store, _owner) = registered(&clock);
+    let mut nominee = Node::new(7, &[7], &clock);
+    nominee.registrar.set_renewal_keeps_version(true);
+    nominee.settle(&mut store);
+    clock.advance(Duration::from_secs(60));
+    store.renewed = clock.now();
+    // Woken before it has read again.
+    let step = nominee.registrar.next(clock.now());
+    assert_eq!(step, Step::Read);
+    nominee.registrar.on_read(store.live().unwrap(), clock.now());
+    assert!(matches!(nominee.registrar.next(clock.now()), Step::WaitUntil(_)), "D1: took a living owner's record");
+}
+
+#[test]
+fn d1_an_absence_is_not_used_again_after_a_failure() {
+    let clock = ManualClock::new();
+    let mut store = Store::new(&clock);
+    let mut late = Node::new(2, &[2], &clock);
+    late.step(&mut store, Fate::Works);
+    late.step(&mut store, Fate::Refused);
+    // Meanwhile another nominee registers, and leaves as the last of its view.
+    let mut other = Node::new(1, &[1], &clock);
+    other.settle(&mut store);
+    store.record = None;
+    clock.advance(Duration::from_secs(2));
+    // The store asserts one writer an epoch.
+    late.settle(&mut store);
+    assert!(late.owns() && store.live().unwrap().epoch > Epoch(1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
