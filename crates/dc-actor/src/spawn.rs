@@ -230,17 +230,16 @@ impl Far<'_> {
     /// the datacenter's directory (L3). Another datacenter is tried only while nothing may have run.
     async fn run(&self) -> Result<Location, Error> {
         let mut tried: Vec<Endpoint> = Vec::new();
-        let mut last: Option<Error> = None;
-        let mut unsure = false;
+        let mut failed = Failed::default();
         loop {
             let chosen = match self.choose(&tried) {
                 Ok(chosen) => chosen,
-                Err(refusal) => return Err(last.unwrap_or_else(|| refused(&refusal))),
+                Err(refusal) => return Err(failed.last.unwrap_or_else(|| refused(&refusal))),
             };
             let nodes: Vec<NodeEndpoint> = chosen.endpoints().cloned().collect();
             for (number, target) in nodes.iter().enumerate() {
                 let Some(share) = self.share(nodes.len() - number) else {
-                    return Err(last.unwrap_or_else(|| self.timed_out(unsure)));
+                    return Err(failed.last.unwrap_or_else(|| self.timed_out()));
                 };
                 tried.push(target.endpoint.clone());
                 let error = match self.ask(target, share).await {
@@ -248,16 +247,15 @@ impl Far<'_> {
                     Err(error) => error,
                 };
                 let again = tries_elsewhere(&error);
-                unsure |= !error.certainly_not_run();
                 tracing::info!(name = %self.body.name, node = %target.node.short(), endpoint = %target.endpoint, %error, again, "spawn failed on a node");
                 if !again {
-                    return Err(error);
+                    return Err(failed.with_final(error));
                 }
-                last = Some(error);
+                failed.add(error);
             }
-            if unsure {
+            if let Some(unsure) = failed.take_unsure() {
                 // Something may have started in that datacenter: its directory knows, others do not.
-                return Err(last.unwrap_or_else(|| self.timed_out(true)));
+                return Err(unsure);
             }
         }
     }
@@ -295,8 +293,43 @@ impl Far<'_> {
         ask_spawn(self.node, &target.endpoint, target.node, &self.body, share).await
     }
 
-    fn timed_out(&self, unsure: bool) -> Error {
-        Error::Timeout { to: format!("spawn of {:?}", self.body.name), after: self.after, not_run: !unsure }
+    /// The time was over before anything was tried.
+    fn timed_out(&self) -> Error {
+        Error::Timeout { to: format!("spawn of {:?}", self.body.name), after: self.after, not_run: true }
+    }
+}
+
+/// What the tries of one spawn failed with: once one of them may have run, a later one that certainly did not must
+/// not hide it (R3).
+#[derive(Default)]
+struct Failed {
+    last: Option<Error>,
+}
+
+impl Failed {
+    /// Whether one of the tries may have run.
+    fn unsure(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| !last.certainly_not_run())
+    }
+
+    fn add(&mut self, error: Error) {
+        if !(self.unsure() && error.certainly_not_run()) {
+            self.last = Some(error);
+        }
+    }
+
+    /// The error of the spawn where no other node is tried after `error`.
+    fn with_final(mut self, error: Error) -> Error {
+        // A name that another actor holds was not claimed by any of the tries.
+        if matches!(error, Error::NameTaken { .. }) {
+            return error;
+        }
+        self.add(error.clone());
+        self.last.unwrap_or(error)
+    }
+
+    fn take_unsure(&mut self) -> Option<Error> {
+        if self.unsure() { self.last.take() } else { None }
     }
 }
 
@@ -610,5 +643,32 @@ impl<A: RemoteActor> fmt::Debug for Spawn<A> {
 impl<A: RemoteActor> fmt::Debug for SpawnOn<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SpawnOn({} {:?})", A::KIND, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r3_a_spawn_that_may_have_run_is_never_reported_as_certainly_not_run() {
+        let lost = Error::Lost { to: "a".into() };
+        let dead = Error::Unreachable { to: "b".into(), reason: "dead".into() };
+        let missing = Error::Invalid { field: "name".into(), value: "x".into(), rule: "is bad".into() };
+        let taken = Error::NameTaken { name: "n".into(), holder: "another".into() };
+
+        let mut failed = Failed::default();
+        failed.add(dead.clone());
+        assert!(!failed.unsure());
+        failed.add(lost.clone());
+        failed.add(dead.clone());
+        assert_eq!(failed.last, Some(lost.clone()));
+        assert_eq!(failed.take_unsure(), Some(lost.clone()));
+
+        let unsure = || Failed { last: Some(lost.clone()) };
+        assert_eq!(unsure().with_final(missing.clone()), lost);
+        assert_eq!(unsure().with_final(taken.clone()), taken, "then none of the tries had it");
+        assert_eq!(Failed { last: Some(dead) }.with_final(missing.clone()), missing);
+        assert_eq!(Failed::default().with_final(missing.clone()), missing);
     }
 }
