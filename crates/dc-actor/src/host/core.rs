@@ -124,6 +124,18 @@ impl Core {
         let _ = self.started.set(outcome);
     }
 
+    /// `on_start` has succeeded. Costs one load when that was known.
+    pub(crate) fn mark_started(&self) {
+        if !self.started.initialized() {
+            self.set_started(Ok(()));
+        }
+    }
+
+    /// Whether `on_start` has succeeded once.
+    pub(super) fn has_started(&self) -> bool {
+        matches!(self.started.get(), Some(Ok(())))
+    }
+
     /// The outcome of `on_start`, when it is known. Cancel-safe.
     pub(crate) async fn wait_started(&self) -> Result<(), Error> {
         self.started.wait().await.clone()

@@ -184,6 +184,9 @@ impl<M: Send + 'static> Envelope<M> {
     }
 
     async fn run<A: Message<M>>(mut self, actor: &mut A, ctx: &mut Context<A, ()>) {
+        // A message runs only after `on_start` has succeeded; kameo's own sign of it may be queued behind, or missing
+        // where the mailbox was full.
+        self.guard.core.mark_started();
         if let Some(error) = refusal(&self.guard.core, self.deadline, self.epoch) {
             self.guard.fail(error);
             return;

@@ -60,7 +60,7 @@ pub(crate) fn start<A: Actor>(birth: Birth<A>) -> Arc<Cell<A>> {
     let prepared = prepare(&table);
     let cell = Arc::new(Cell::new(core.clone(), table, prepared.actor_ref().clone()));
     let activation = Activation::new(core, cell.clone().into_any());
-    let life = Life { cell: cell.clone(), remake, started: false, restarts: Vec::new() };
+    let life = Life { cell: cell.clone(), remake, restarts: Vec::new() };
     tokio::spawn(activation.scope(async move {
         let over = life.run(prepared, args).await;
         end(over, ended).await;
@@ -94,7 +94,6 @@ fn prepare<A: Actor>(table: &Table<A>) -> PreparedActor<A> {
 struct Life<A: Actor> {
     cell: Arc<Cell<A>>,
     remake: Option<Remake<A>>,
-    started: bool,
     restarts: Vec<std::time::Instant>,
 }
 
@@ -137,21 +136,25 @@ impl<A: Actor> Life<A> {
                 run.await
             }
         };
+        // kameo gives the actor back if and only if its `on_start` succeeded. Its other sign, the start-up result, is
+        // never set where the mailbox was full when `on_start` ended.
+        if ended.is_ok() {
+            self.cell.core().mark_started();
+        }
         let failure = failure(ended);
+        let core = self.cell.core();
         // An actor whose first start failed is not tried again: its maker is told.
-        if !self.started {
+        if !core.has_started() {
             let reason = failure.clone().unwrap_or_else(|| "it stopped while it started".into());
-            let core = self.cell.core();
             core.set_started(Err(Error::StartFailed { kind: core.kind.to_owned(), reason }));
             self.remake = None;
         }
         failure
     }
 
-    fn tell_started(&mut self, actor_ref: &ActorRef<A>) {
+    fn tell_started(&self, actor_ref: &ActorRef<A>) {
         if actor_ref.with_startup_result(|result| result.is_ok()).unwrap_or(false) {
-            self.started = true;
-            self.cell.core().set_started(Ok(()));
+            self.cell.core().mark_started();
         }
     }
 

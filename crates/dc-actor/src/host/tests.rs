@@ -488,3 +488,81 @@ async fn messages_sent_while_an_actor_starts_wait_for_it() {
     assert!(matches!(outcome, Outcome::Answer(_)));
     assert_eq!(core.wait_started().await, Ok(()));
 }
+
+/// Tells itself something before its `on_start` ends.
+#[derive(RemoteActor)]
+struct Eager;
+
+#[derive(Clone, Copy, Serialize, Deserialize, RemoteMessage)]
+enum Tells {
+    Nothing,
+    Panic,
+    Stop,
+}
+
+impl Actor for Eager {
+    type Args = Tells;
+    type Error = Infallible;
+
+    async fn on_start(tells: Tells, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        let here = Activation::current().expect("on_start has its activation");
+        let cell = here.cell::<Cell<Self>>().expect("a cell of its kind");
+        assert!(cell.send("Tells", tells, Port::Tell, None, 0).await.is_ok());
+        Ok(Self)
+    }
+}
+
+impl Message<Tells> for Eager {
+    type Reply = ();
+    async fn handle(&mut self, tells: Tells, ctx: &mut Context<Self, ()>) {
+        match tells {
+            Tells::Nothing => {}
+            Tells::Panic => panic!("as told"),
+            Tells::Stop => ctx.stop(),
+        }
+    }
+}
+
+/// An actor of any kind, and where its end is told.
+fn begin<A>(kind: KindBuilder<A>, args: A::Args) -> (Arc<Cell<A>>, mpsc::UnboundedReceiver<Option<String>>)
+where
+    A: RemoteActor,
+    A::Args: Serialize + serde::de::DeserializeOwned,
+{
+    let host = Host { clock: Arc::new(ManualClock::new()), bus: EventBus::new(), system: WeakSystem::default() };
+    let core = Arc::new(Core::new(1, A::KIND, Key::Anonymous, host));
+    let (tx, ended) = mpsc::unbounded_channel();
+    let told: Ended = Box::new(move |failure| Box::pin(async move { drop(tx.send(failure)) }));
+    let cell = kind.finish(&mut Vec::new()).start_with(core, args, told).expect("its arguments can be written");
+    // The kind is that of the actor, so its cell is.
+    (cell.into_any().downcast().expect("a cell of its kind"), ended)
+}
+
+#[tokio::test]
+async fn an_actor_whose_mailbox_is_full_when_on_start_ends_has_started() {
+    let kind = KindBuilder::<Eager>::new().handles::<Tells>().mailbox(1);
+    let (cell, _ended) = begin(kind, Tells::Nothing);
+    let started = tokio::time::timeout(SOON, cell.core().wait_started()).await;
+    assert_eq!(started.expect("the start ends"), Ok(()));
+    tokio::time::timeout(SOON, AnyCell::stop(cell)).await.expect("it ends");
+}
+
+#[tokio::test]
+async fn what_an_actor_tells_itself_in_on_start_does_not_make_its_start_fail() {
+    for mailbox in [1, 8] {
+        let kind = KindBuilder::<Eager>::new().handles::<Tells>().mailbox(mailbox);
+        let (cell, mut ended) = begin(kind, Tells::Stop);
+        let started = tokio::time::timeout(SOON, cell.core().wait_started()).await;
+        assert_eq!(started.expect("the start ends"), Ok(()), "it stopped after its start");
+        assert_eq!(ended.recv().await, Some(None), "not a failure");
+
+        let policy = RestartPolicy::OnFailure { max: 1, within: SOON, backoff: Duration::from_millis(1) };
+        let kind = KindBuilder::<Eager>::new().handles::<Tells>().mailbox(mailbox).restart(policy);
+        let (cell, mut ended) = begin(kind, Tells::Panic);
+        let started = tokio::time::timeout(SOON, cell.core().wait_started()).await;
+        assert_eq!(started.expect("the start ends"), Ok(()), "it failed after its start");
+        let failure = tokio::time::timeout(SOON, ended.recv()).await.expect("it ends").expect("told");
+        assert!(failure.is_some_and(|failure| failure.contains("as told")));
+        assert_eq!(cell.core().epoch(), 2, "it was restarted as its policy says");
+    }
+}
