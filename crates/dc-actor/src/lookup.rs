@@ -54,7 +54,7 @@ impl<A: RemoteActor> ActorOf<A> {
 
     /// How long to wait for other datacenters. Default: the system's `lookup_timeout`.
     pub fn timeout(mut self, after: Duration) -> Self {
-        self.timeout = Some(after);
+        self.timeout = Some(after.min(crate::send::LONGEST_WAIT));
         self
     }
 }

@@ -28,6 +28,9 @@ use crate::{
     system::Node,
 };
 
+/// The longest that anything waits: a day. What is asked for beyond it is cut, so that no deadline overflows.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
 /// Whom a message is for.
 pub(crate) enum Target<A: RemoteActor> {
     /// One actor.
@@ -62,7 +65,7 @@ impl<A: Handles<M>, M: RemoteMessage> Tell<A, M> {
     /// Waits at most this long for room (a full mailbox, used-up credits) or for a grain to be found; then fails with
     /// [`Timeout`](Error::Timeout), which says whether the message may still run. Default: the system's `ask_timeout`.
     pub fn timeout(mut self, after: Duration) -> Self {
-        self.timeout = Some(after);
+        self.timeout = Some(after.min(LONGEST_WAIT));
         self
     }
 }
@@ -75,7 +78,7 @@ impl<A: Handles<M>, M: RemoteMessage> Ask<A, M> {
     /// Waits at most this long for the answer. The time left travels with the message; past it no work is started
     /// for it (R4). Default: the system's `ask_timeout`.
     pub fn timeout(mut self, after: Duration) -> Self {
-        self.timeout = Some(after);
+        self.timeout = Some(after.min(LONGEST_WAIT));
         self
     }
 }
@@ -274,10 +277,15 @@ where
             way.node.lists::<A, M>()?;
             let after = timeout.unwrap_or(way.node.options().ask_timeout);
             let message = way.message::<M>(payload.bytes()?);
-            match way.pair(sender).ask(message, after).await {
+            let answer = match way.pair(sender).ask(message, after).await {
                 Ok(answer) => way.node.weak().while_reading(|| link::decode_answer::<A, M>(answer.status, answer.body)),
                 Err(err) => Err(AskError::Failed(link::link_error(&err, &way.label::<A>()))),
+            };
+            if let Err(AskError::Failed(Error::ActorNotFound { .. } | Error::ActorStopped { .. })) = &answer {
+                // What is remembered of it leads nowhere: the next lookup asks again (A2).
+                way.node.names().forget_actor(way.at.node, way.at.actor);
             }
+            answer
         }
     }
 }

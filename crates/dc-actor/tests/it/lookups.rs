@@ -53,6 +53,26 @@ async fn a2_the_own_datacenter_comes_first_and_a_hit_sticks_while_its_actor_live
     shut_down(all).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a2_an_ask_that_finds_its_actor_gone_makes_the_next_lookup_ask_again() {
+    let world = World::new("a2-ask-gone");
+    let all = world.start(["dc-1", "dc-2"], 1).await;
+    let here = &all[0][0];
+    let first = all[1][0].spawn_on::<Worker>("x", args(1)).await.expect("spawns");
+    let found = here.actor_of::<Worker>("x").await.expect("found");
+    // However long the wait that is allowed, no deadline overflows.
+    assert_eq!(found.ask(Noted).timeout(Duration::MAX).await, Ok(vec![1]));
+    first.ask(StopNow).await.expect("stops");
+    // Only asks from here on: they are answered, or refused, and never leave a dead letter behind.
+    eventually("the name is free", || async { all[1][0].spawn_on::<Worker>("x", args(2)).await.ok() }).await;
+    eventually("the lookup moves on", || async {
+        let again = here.actor_of::<Worker>("x").timeout(Duration::MAX).await.ok()?;
+        again.ask(Noted).await.ok()
+    })
+    .await;
+    shut_down(all).await;
+}
+
 /// A record of a datacenter whose one node takes connections and never says a word.
 async fn mute_data_center(world: &World, state: DataCenterState) -> std::net::TcpListener {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
