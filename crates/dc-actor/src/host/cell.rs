@@ -41,7 +41,8 @@ pub(crate) trait AnyCell: Send + Sync + fmt::Debug {
     #[expect(clippy::result_large_err, reason = "moved back once in a while; a box would cost every message")]
     fn deliver(self: Arc<Self>, incoming: Incoming) -> Result<(), Incoming>;
 
-    /// Lets the actor end after what is in its mailbox; later messages are refused. The future ends when it has.
+    /// Lets the actor end after what is in its mailbox; later messages are refused. One that waits for its
+    /// restart ends at once, and what has gathered for it does not run. The future ends when the actor has.
     fn stop(self: Arc<Self>) -> BoxFuture<'static, ()>;
 
     /// Ends the actor now, in the middle of a message if need be.

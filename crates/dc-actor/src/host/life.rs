@@ -1,8 +1,8 @@
 //! How an actor starts, is restarted, and ends.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use kameo::{
     Actor,
     actor::{ActorRef, PreparedActor},
@@ -13,6 +13,7 @@ use kameo::{
 use super::{
     cell::{AnyCell, Cell},
     core::Core,
+    envelope::panic_text,
 };
 use crate::{activation::Activation, error::Error, events::Event, kind::Table};
 
@@ -61,29 +62,29 @@ pub(crate) fn start<A: Actor>(birth: Birth<A>) -> Arc<Cell<A>> {
     let cell = Arc::new(Cell::new(core.clone(), table, prepared.actor_ref().clone()));
     let activation = Activation::new(core, cell.clone().into_any());
     let life = Life { cell: cell.clone(), remake, restarts: Vec::new() };
+    let place = cell.clone();
     tokio::spawn(activation.scope(async move {
-        let over = life.run(prepared, args).await;
-        end(over, ended).await;
+        crate::measure::actors(place.core().kind, 1);
+        // kameo catches the panics of handlers and hooks, but not those of the actor's `Drop`.
+        let failure = match AssertUnwindSafe(life.run(prepared, args)).catch_unwind().await {
+            Ok(failure) => failure,
+            Err(payload) => Some(panic_text(&*payload)),
+        };
+        end(&place, failure, ended).await;
     }));
     cell
 }
 
-/// The cell of a life that has ended, and why it ended.
-struct Over<A: Actor> {
-    cell: Arc<Cell<A>>,
-    failure: Option<String>,
-}
-
-async fn end<A: Actor>(over: Over<A>, ended: Ended) {
-    let core = over.cell.core().clone();
+async fn end<A: Actor>(cell: &Cell<A>, failure: Option<String>, ended: Ended) {
+    let core = cell.core();
     core.gate.close();
-    over.cell.set_current(None);
+    cell.set_current(None);
     crate::measure::actors(core.kind, -1);
-    if let Some(reason) = &over.failure {
+    if let Some(reason) = &failure {
         tracing::warn!(actor = %core.label(), reason, "actor failed and stays stopped");
         core.host.bus.tell(Event::ActorFailed { actor: core.label(), reason: reason.clone() });
     }
-    ended(over.failure).await;
+    ended(failure).await;
     core.set_stopped();
 }
 
@@ -98,27 +99,29 @@ struct Life<A: Actor> {
 }
 
 impl<A: Actor> Life<A> {
-    /// Incarnation after incarnation, until one ends without failing or must not be followed by another.
-    async fn run(mut self, first: PreparedActor<A>, args: A::Args) -> Over<A> {
-        crate::measure::actors(self.cell.core().kind, 1);
+    /// Incarnation after incarnation, until one ends without failing or must not be followed by another. The reason,
+    /// if the last one failed.
+    async fn run(mut self, first: PreparedActor<A>, args: A::Args) -> Option<String> {
         let (mut prepared, mut args) = (first, args);
         loop {
-            let Some(reason) = self.incarnation(prepared, args).await else {
-                return Over { cell: self.cell, failure: None };
-            };
-            let Some(wait) = self.next_restart() else {
-                return Over { cell: self.cell, failure: Some(reason) };
-            };
+            let reason = self.incarnation(prepared, args).await?;
+            let Some(wait) = self.next_restart() else { return Some(reason) };
             tracing::warn!(actor = %self.cell.core().label(), %reason, ?wait, "actor failed: restarting it");
             // From now on messages gather for the next incarnation.
             prepared = prepare(self.cell.table());
             self.cell.core().next_epoch();
             self.cell.set_current(Some(prepared.actor_ref().clone()));
-            tokio::time::sleep(wait).await;
+            // Whoever stops or kills it meanwhile does not wait for an incarnation that only starts to end: what has
+            // gathered did not run, and says so.
+            tokio::select! {
+                biased;
+                () = self.cell.core().gate.closed() => return None,
+                () = tokio::time::sleep(wait) => {}
+            }
             args = match self.remake.as_ref().map(|remake| remake()) {
                 Some(Ok(args)) => args,
-                Some(Err(err)) => return Over { cell: self.cell, failure: Some(err.to_string()) },
-                None => return Over { cell: self.cell, failure: Some(reason) },
+                Some(Err(err)) => return Some(err.to_string()),
+                None => return Some(reason),
             };
         }
     }

@@ -566,3 +566,56 @@ async fn what_an_actor_tells_itself_in_on_start_does_not_make_its_start_fail() {
         assert_eq!(cell.core().epoch(), 2, "it was restarted as its policy says");
     }
 }
+
+#[tokio::test]
+async fn an_actor_that_waits_for_its_restart_is_stopped_and_killed_at_once() {
+    let policy = RestartPolicy::OnFailure { max: 3, within: SOON, backoff: Duration::from_secs(3600) };
+    for kill in [false, true] {
+        let mut bench = Bench::new(|kind| kind.restart(policy).mailbox(1)).await;
+        assert!(bench.ask(Panic).await.is_err());
+        let failed = async {
+            while bench.cell.core().epoch() == 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, failed).await.expect("its failure is seen");
+        let gathered = bench.post(Add(1)).await;
+        if kill {
+            AnyCell::kill(&*bench.cell);
+        } else {
+            tokio::time::timeout(SOON, AnyCell::stop(bench.cell.clone())).await.expect("it ends");
+        }
+        let ended = tokio::time::timeout(SOON, bench.ended.recv()).await.expect("it ends");
+        assert_eq!(ended, Some(None), "asked for, so not a failure");
+        assert!(self::failed(gathered.await).certainly_not_run(), "R3");
+        bench.cell.core().wait_stopped().await;
+    }
+}
+
+/// Panics when it is dropped.
+#[derive(RemoteActor)]
+struct Thorny;
+
+impl Actor for Thorny {
+    type Args = ();
+    type Error = Infallible;
+    async fn on_start((): (), _: ActorRef<Self>) -> Result<Self, Infallible> {
+        Ok(Self)
+    }
+}
+
+impl Drop for Thorny {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "a thorn");
+    }
+}
+
+#[tokio::test]
+async fn an_actor_whose_drop_panics_has_ended_all_the_same() {
+    let (cell, mut ended) = begin(KindBuilder::<Thorny>::new(), ());
+    assert_eq!(cell.core().wait_started().await, Ok(()));
+    tokio::time::timeout(SOON, AnyCell::stop(cell.clone())).await.expect("whoever waits for its end is woken");
+    let failure = ended.recv().await.expect("told").expect("a failure");
+    assert!(failure.contains("a thorn"), "{failure}");
+    assert!(cell.core().gate.is_closed());
+}
