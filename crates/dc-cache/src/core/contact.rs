@@ -92,9 +92,9 @@ impl Contact {
         first || (was_stale && !self.stale)
     }
 
-    /// The longest outage that reaches beyond `since`.
-    pub(super) fn outage_after(&self, since: Instant) -> Option<Duration> {
-        self.outages.iter().filter(|(_, end)| *end > since).map(|(start, end)| *end - *start).max()
+    /// The longest of the outages whose end `counts`.
+    pub(super) fn longest_outage(&self, counts: impl Fn(Instant) -> bool) -> Option<Duration> {
+        self.outages.iter().filter(|(_, end)| counts(*end)).map(|(start, end)| *end - *start).max()
     }
 
     fn is_unusual(&self, gap: Duration) -> bool {

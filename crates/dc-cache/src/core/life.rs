@@ -99,7 +99,7 @@ impl Core {
         let said = why == Removal::Deregistered || entry.record().state == DataCenterState::Inactive;
         let spared = match entry.seen() {
             Seen::Grace => !said,
-            Seen::Live => !said && (afresh || self.outage_excuses(entry)) && serves(entry),
+            Seen::Live => !said && (afresh || self.outage_excuses(entry, now)) && serves(entry),
             _ => false,
         };
         let in_grace = entry.seen() == Seen::Grace;
@@ -126,7 +126,7 @@ impl Core {
         // the store that stands still, or this reader's way to it.
         let standstill = !self.traits.renewal_keeps_version
             && self.high.is_some_and(|(_, rose)| now.saturating_duration_since(rose) >= entry.lease().ttl());
-        if serves(entry) && (standstill || self.outage_excuses(entry)) {
+        if serves(entry) && (standstill || self.outage_excuses(entry, now)) {
             self.grant_grace(id, true, now);
             return;
         }
@@ -140,11 +140,17 @@ impl Core {
         self.events.push(TableEvent::Expired { id: id.clone() });
     }
 
-    /// Whether an outage since its last proof of life may have kept its leader from renewing. The heartbeat
-    /// interval is at most a third of the lease (D5): a shorter outage cost it one renewal of three at most.
-    fn outage_excuses(&self, entry: &Entry) -> bool {
+    /// Whether an outage may have kept its leader from renewing. The heartbeat interval is at most a third of the
+    /// lease (D5): a shorter outage cost it one renewal of three at most.
+    ///
+    /// An outage before its last proof of life excuses nothing, where that proof was a renewal. Where renewals keep the
+    /// version it may have been no more than what was left of the lease when the store came back, while the leader
+    /// still waits before it tries again: there an outage counts for one lease after its end, which is what it has left.
+    fn outage_excuses(&self, entry: &Entry, now: Instant) -> bool {
         let lease = entry.lease();
-        self.contact.outage_after(lease.since()).is_some_and(|outage| outage >= lease.ttl() / 3)
+        let hidden = self.traits.renewal_keeps_version;
+        let outage = self.contact.longest_outage(|end| end > lease.since() || (hidden && end + lease.ttl() >= now));
+        outage.is_some_and(|outage| outage >= lease.ttl() / 3)
     }
 
     fn grant_grace(&mut self, id: &DataCenterId, still_listed: bool, now: Instant) {

@@ -104,14 +104,31 @@ fn c5_an_outage_shorter_than_a_heartbeat_interval_excuses_nobody() {
 }
 
 #[test]
-fn c5_an_outage_before_the_last_proof_of_life_excuses_nobody() {
-    let mut feed = Feed::new(LINEARIZABLE);
+fn c5_an_outage_before_a_renewal_that_was_seen_excuses_nobody() {
+    let mut feed = Feed::new(STALE_READS);
     feed.list(1, two(1));
     feed.out_for(60);
-    feed.list(1, two(1));
+    feed.list(2, two(2));
     feed.pass(secs(10));
-    feed.list(2, vec![record("b", 1)]);
+    feed.list(3, vec![record("b", 2)]);
     assert_eq!(feed.seen("a"), None);
+}
+
+#[test]
+fn c5_where_renewals_are_not_seen_an_outage_excuses_for_a_lease() {
+    let after = |listed_for: u64| {
+        let mut feed = Feed::new(LINEARIZABLE);
+        feed.list(1, two(1));
+        feed.out_for(60);
+        // The store comes back with it: its leader may not have reached the store yet.
+        for _ in 0..listed_for {
+            feed.list(1, two(1));
+            feed.pass(secs(10));
+        }
+        feed.list(2, vec![record("b", 1)]);
+        feed.seen("a")
+    };
+    assert_eq!([after(1), after(3), after(4)], [Some(Seen::Grace), Some(Seen::Grace), None]);
 }
 
 #[test]
