@@ -179,8 +179,10 @@ impl Core {
         }
     }
 
+    /// A complete view was taken in. One of the same version counts anew: what it removed has left tombstones, which
+    /// would outlive the next view that shows it, as renewals need not raise the version.
     fn completed(&mut self, as_of: Version) {
-        if self.complete.is_none_or(|complete| complete.store != as_of.store || newer(as_of, complete)) {
+        if self.complete.is_none_or(|complete| !newer(complete, as_of)) {
             self.complete = Some(as_of);
             self.tombstones.complete(as_of);
         }

@@ -82,6 +82,18 @@ fn c3_what_was_told_dead_at_a_version_does_not_come_back_at_it() {
 }
 
 #[test]
+fn c3_what_one_list_lacked_is_back_with_the_next_though_nobody_wrote_meanwhile() {
+    // Renewals do not raise the store's version.
+    let mut feed = Feed::new(LINEARIZABLE);
+    let both = || vec![record("a", 4), record("b", 5)];
+    feed.list(5, both());
+    feed.list(5, vec![record("b", 5)]);
+    assert_eq!((feed.seen("a"), feed.core.tombstones.len()), (None, 0));
+    feed.list(5, both());
+    assert_eq!(feed.takes("a"), Routability::Placements);
+}
+
+#[test]
 fn c3_a_late_removal_does_not_touch_a_newer_record() {
     let mut feed = Feed::new(LINEARIZABLE);
     feed.replay(5, vec![record("a", 5)]);
