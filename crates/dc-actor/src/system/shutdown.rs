@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use dc_controller::Goodbye;
 use futures::future::join_all;
 
-use super::node::Node;
+use super::{actors::Actors, node::Node};
 use crate::error::Error;
 
 /// How long links may take to finish what is under way once the actors have ended.
@@ -33,13 +33,7 @@ pub(super) async fn run(node: &Arc<Node>) -> Result<(), Error> {
 /// Actors finish what is in their mailboxes; those that do not in time are killed.
 async fn stop_actors(node: &Arc<Node>) -> Result<(), Error> {
     let after = node.options().shutdown_grace;
-    let stop_all = async {
-        // A spawn that was under way may add one more.
-        while node.actors().len() > 0 {
-            join_all(node.actors().all().into_iter().map(|cell| cell.stop())).await;
-        }
-    };
-    if tokio::time::timeout(after, stop_all).await.is_ok() {
+    if tokio::time::timeout(after, stop_all(node.actors())).await.is_ok() {
         return Ok(());
     }
     let late = node.actors().all();
@@ -49,4 +43,74 @@ async fn stop_actors(node: &Arc<Node>) -> Result<(), Error> {
         cell.kill();
     }
     Err(Error::Timeout { to: format!("{} actors ({})", late.len(), names.join(", ")), after, not_run: false })
+}
+
+/// Ends when there are no actors.
+async fn stop_all(actors: &Actors) {
+    // A spawn that was under way may add one more.
+    while actors.len() > 0 {
+        join_all(actors.all().into_iter().map(|cell| cell.stop())).await;
+        // One that has ended but is still in the table is removed by somebody else's task, and waiting for its end
+        // takes no time: without this, neither that task nor the caller's timer would run.
+        tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        any::Any,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
+    use dc_core::ManualClock;
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::{
+        events::EventBus,
+        host::{AnyCell, Core, Host, Key},
+        link::Incoming,
+        system::WeakSystem,
+    };
+
+    /// An actor that has ended and is still in the table.
+    #[derive(Debug)]
+    struct Ended {
+        core: Arc<Core>,
+        asked: AtomicU32,
+    }
+
+    impl AnyCell for Ended {
+        fn core(&self) -> &Arc<Core> {
+            &self.core
+        }
+
+        fn deliver(self: Arc<Self>, incoming: Incoming) -> Result<(), Incoming> {
+            Err(incoming)
+        }
+
+        fn stop(self: Arc<Self>) -> BoxFuture<'static, ()> {
+            let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+            assert!(asked < 10_000, "asked again and again, while nobody else runs");
+            Box::pin(std::future::ready(()))
+        }
+
+        fn kill(&self) {}
+
+        fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+            self
+        }
+    }
+
+    #[tokio::test]
+    async fn d6_an_ended_actor_that_is_still_in_the_table_does_not_hold_the_thread() {
+        let host = Host { clock: Arc::new(ManualClock::new()), bus: EventBus::new(), system: WeakSystem::default() };
+        let core = Arc::new(Core::new(1, "ended", Key::Anonymous, host));
+        let actors = Actors::new();
+        actors.insert(Arc::new(Ended { core, asked: AtomicU32::new(0) }));
+        // `join!` polls in this order: the second one runs when the first one lets it.
+        tokio::join!(biased; stop_all(&actors), async { actors.remove(1) });
+        assert_eq!(actors.len(), 0);
+    }
 }
