@@ -185,12 +185,15 @@ impl ActorSystem {
 
     /// Ends this node's part of the system, in this order (D6): no new actors and no new grains; leadership handed
     /// over (or, on the last node, the datacenter deregistered); actors stopped, after what is in their mailboxes;
-    /// links closed; the cluster left. A second call waits for nothing and succeeds. An actor must not wait for it: it
-    /// would wait for its own end.
+    /// links closed; the cluster left. A second call waits for the first one to come to its end, and succeeds. An actor
+    /// must not wait for it: it would wait for its own end.
+    ///
+    /// Once begun it goes on to its end: dropping the future only stops waiting for it.
     ///
     /// # Errors
     ///
     /// [`Error::Timeout`] where actors did not end in time and were killed; everything else was done all the same.
+    /// [`Error::Other`] where a step panicked (the rest was aborted), or where the runtime ended before the shutdown.
     pub async fn shutdown(&self) -> Result<(), Error> {
         shutdown::run(&self.node).await
     }

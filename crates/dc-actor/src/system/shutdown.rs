@@ -1,9 +1,9 @@
 //! In which order a node ends (D6).
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use dc_controller::Goodbye;
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 
 use super::{actors::Actors, node::Node};
 use crate::error::Error;
@@ -11,10 +11,32 @@ use crate::error::Error;
 /// How long links may take to finish what is under way once the actors have ended.
 const LINKS_GRACE: Duration = Duration::from_secs(1);
 
+/// Runs on a task of its own, so that a caller who gives up leaves no node behind that has half ended.
 pub(super) async fn run(node: &Arc<Node>) -> Result<(), Error> {
     if !node.begin_end() {
+        // Leaving the cluster is the last step, also of an abort: with it the view ends.
+        let mut views = node.views();
+        while views.changed().await.is_ok() {}
         return Ok(());
     }
+    let ending = tokio::spawn(end(node.clone()));
+    ending.await.unwrap_or_else(|err| Err(cut_short(node, &err.to_string())))
+}
+
+async fn end(node: Arc<Node>) -> Result<(), Error> {
+    if let Ok(outcome) = AssertUnwindSafe(in_order(&node)).catch_unwind().await {
+        return outcome;
+    }
+    // Nothing waits for a node for ever because one step of its end is broken.
+    node.abort();
+    Err(cut_short(&node, "a step of it panicked, and the rest was aborted"))
+}
+
+fn cut_short(node: &Node, reason: &str) -> Error {
+    Error::Other { text: format!("the shutdown of {} was cut short: {reason}", node.label()), not_run: false }
+}
+
+async fn in_order(node: &Arc<Node>) -> Result<(), Error> {
     tracing::info!(node = %node.label(), "shutting down");
     node.stop_accepting();
     if let Some(controller) = node.take_controller() {

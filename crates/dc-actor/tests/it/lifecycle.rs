@@ -79,6 +79,30 @@ async fn d6_actors_finish_what_is_in_their_mailboxes_and_late_ones_are_killed() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_a_shutdown_goes_on_when_its_caller_gives_up_and_a_second_one_waits_for_it() {
+    let world = World::new("d6-given-up");
+    let mut all = world.start(["dc-1", "dc-2"], 1).await;
+    let leaves = all.remove(1).remove(0);
+    let dc = leaves.data_center().id().clone();
+    let worker = leaves.spawn::<Worker>(WorkerArgs::default()).await.expect("spawns");
+    let mut busy = worker.ask(Busy { ms: 300 }).into_future();
+    assert!(futures::poll!(&mut busy).is_pending());
+    {
+        let mut given_up = Box::pin(leaves.shutdown());
+        assert!(futures::poll!(&mut given_up).is_pending(), "the actor is busy");
+    }
+    soon("the second shutdown", leaves.shutdown()).await.expect("it waits for the first one");
+    assert_eq!(leaves.actor_count(), 0, "every actor has ended");
+    assert_eq!(soon("the ask", busy).await, Ok(()), "after what was in its mailbox");
+    assert!(world.plane().get(&dc).await.expect("read").is_none(), "deregistered");
+    let refused = leaves.spawn::<Worker>(WorkerArgs::default()).await;
+    assert!(matches!(refused, Err(Error::ShuttingDown { .. })), "{refused:?}");
+    // The last handle goes as well: there is nothing left to abort.
+    drop(leaves);
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_the_last_handle_ends_everything() {
     let world = World::new("dropped");
     let mut all = world.start(["dc-1", "dc-2"], 1).await;
