@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use dc_controlplane::{Corrupt, HeldIntent, Listing, Removal, codec};
-use dc_core::{DataCenterId, DataCenterRecord, Entry, Lease, Seen, Version};
+use dc_core::{DataCenterId, DataCenterRecord, Entry, Intent, IntentKind, Lease, Seen, Version};
 
 use super::{Core, ListTicket, Listed, Replay, Traits, life::lease_end};
 use crate::TableEvent;
@@ -39,8 +39,10 @@ impl Core {
             }
         };
         self.delivered(as_of, now);
-        let mut seen = self.skip_all(skipped);
-        let mut said = BTreeSet::new();
+        let Unreadable { records: mut seen, intents: mut said } = self.skip_all(skipped);
+        for id in &said {
+            self.hold_unreadable(id, as_of, afresh);
+        }
         for held in intents {
             said.insert(held.id.clone());
             self.intend(held, afresh);
@@ -249,9 +251,13 @@ impl Core {
     }
 
     pub(super) fn replayed(&mut self, as_of: Version, now: Instant) {
-        let Some(Replay { begun, high, records, intents }) = self.replay.take() else { return };
+        let Some(Replay { begun, high, records, mut intents, unreadable }) = self.replay.take() else { return };
         if !self.delivered(as_of, now) {
             return;
+        }
+        for id in unreadable {
+            self.hold_unreadable(&id, as_of, false);
+            intents.insert(id);
         }
         self.watching = true;
         self.drop_missing(&records, &intents, as_of, false, now);
@@ -275,7 +281,21 @@ impl Core {
         self.set_intent(&id, Some(intent));
     }
 
-    fn set_intent(&mut self, id: &DataCenterId, intent: Option<Arc<dc_core::Intent>>) {
+    /// There is a word of the operator's on `id` that cannot be read: the one that is known stands (P8). Where none is,
+    /// it is taken for a drain, as an operator says something only to keep something away. Any that can be read is newer.
+    fn hold_unreadable(&mut self, id: &DataCenterId, as_of: Version, afresh: bool) {
+        let version = Version::new(as_of.store, 0);
+        match self.intents.get_mut(id) {
+            Some((_, held)) if afresh => *held = version,
+            Some(_) => {}
+            None => {
+                let intent = Intent::new(IntentKind::Drain, "nobody", "the stored intent cannot be read");
+                self.intend(HeldIntent { id: id.clone(), intent, version }, false);
+            }
+        }
+    }
+
+    fn set_intent(&mut self, id: &DataCenterId, intent: Option<Arc<Intent>>) {
         if let Some(entry) = self.snapshot.get(id) {
             if entry.intent() == intent.as_ref() {
                 return;
@@ -286,7 +306,7 @@ impl Core {
         self.events.push(TableEvent::IntentChanged { id: id.clone(), intent });
     }
 
-    fn intent_of(&self, id: &DataCenterId) -> Option<Arc<dc_core::Intent>> {
+    fn intent_of(&self, id: &DataCenterId) -> Option<Arc<Intent>> {
         self.intents.get(id).map(|(intent, _)| Arc::clone(intent))
     }
 
@@ -321,12 +341,21 @@ impl Core {
         self.write(Entry::new(Arc::new(record), intent, lease, Seen::Live));
     }
 
-    /// Reports what cannot be decoded, once for each cause.
-    pub(super) fn skip(&mut self, corrupt: Corrupt) {
-        if let (Some(replay), Some(id)) = (&mut self.replay, id_in(&corrupt.key)) {
-            // It is there, if unreadable.
-            replay.records.insert(id);
+    /// The watch came upon what cannot be decoded.
+    pub(super) fn skipped(&mut self, corrupt: Corrupt) {
+        // It is there, if unreadable.
+        let intent = id_in(codec::INTENTS, &corrupt.key);
+        if let Some(replay) = &mut self.replay {
+            replay.records.extend(id_in(codec::RECORDS, &corrupt.key));
+            replay.unreadable.extend(intent);
+        } else if let (Some(id), Some(store)) = (intent, self.snapshot.store()) {
+            self.hold_unreadable(&id, Version::new(store, 0), false);
         }
+        self.skip(corrupt);
+    }
+
+    /// Reports what cannot be decoded, once for each cause.
+    fn skip(&mut self, corrupt: Corrupt) {
         if self.skipped.get(&corrupt.key) != Some(&corrupt.why) {
             if self.skipped.len() < SKIPPED {
                 self.skipped.insert(corrupt.key.clone(), corrupt.why.clone());
@@ -335,14 +364,14 @@ impl Core {
         }
     }
 
-    /// Takes note of all that a list could not decode; which known datacenters' keys are among it.
-    fn skip_all(&mut self, skipped: Vec<Corrupt>) -> BTreeSet<DataCenterId> {
+    /// Takes note of all that a list could not decode; which known datacenters' records are among it, and whose intents.
+    fn skip_all(&mut self, skipped: Vec<Corrupt>) -> Unreadable {
         let mut told = std::mem::take(&mut self.skipped);
-        let mut unreadable = BTreeSet::new();
+        let mut unreadable = Unreadable::default();
         for corrupt in skipped {
-            if let Some(id) = id_in(&corrupt.key).filter(|id| self.snapshot.get(id).is_some()) {
-                unreadable.insert(id);
-            }
+            let known = |id: &DataCenterId| self.snapshot.get(id).is_some();
+            unreadable.records.extend(id_in(codec::RECORDS, &corrupt.key).filter(known));
+            unreadable.intents.extend(id_in(codec::INTENTS, &corrupt.key));
             // Told once, until it is mended or breaks in another way.
             if let Some(why) = told.remove(&corrupt.key) {
                 self.skipped.insert(corrupt.key.clone(), why);
@@ -353,17 +382,25 @@ impl Core {
     }
 }
 
+/// The datacenters of which a list holds something that cannot be decoded.
+#[derive(Default)]
+struct Unreadable {
+    records: BTreeSet<DataCenterId>,
+    intents: BTreeSet<DataCenterId>,
+}
+
 /// Whether `a` is of `b`'s store and later.
 fn newer(a: Version, b: Version) -> bool {
     a.store == b.store && a.revision > b.revision
 }
 
-/// The datacenter whose record is stored under `key`, whatever the backend puts before it.
-fn id_in(key: &str) -> Option<DataCenterId> {
-    let at = key.find(codec::RECORDS)?;
-    codec::id_of_key(codec::RECORDS, &key[at..]).ok()
+/// The datacenter whose record or intent (by `prefix`) is stored under `key`, whatever the backend puts before it.
+fn id_in(prefix: &str, key: &str) -> Option<DataCenterId> {
+    // A region may be named like the other prefix: the first of the two tells what it is.
+    let at = [codec::RECORDS, codec::INTENTS].into_iter().filter_map(|prefix| key.find(prefix)).min()?;
+    codec::id_of_key(prefix, &key[at..]).ok()
 }
 
 fn names(key: &str, id: &DataCenterId) -> bool {
-    id_in(key).as_ref() == Some(id)
+    id_in(codec::RECORDS, key).as_ref() == Some(id)
 }

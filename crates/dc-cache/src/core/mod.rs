@@ -98,6 +98,8 @@ struct Replay {
     high: Option<Version>,
     records: BTreeSet<DataCenterId>,
     intents: BTreeSet<DataCenterId>,
+    /// Whose intents cannot be decoded.
+    unreadable: BTreeSet<DataCenterId>,
 }
 
 impl Core {
@@ -195,6 +197,7 @@ impl Core {
             high: self.high.map(|(version, _)| version),
             records: BTreeSet::new(),
             intents: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
         });
     }
 
@@ -215,7 +218,7 @@ impl Core {
             WatchEvent::Intent(held) => self.intended(held, now),
             WatchEvent::ReplayDone { as_of } => self.replayed(as_of, now),
             WatchEvent::InStep if self.watching => self.proved(now, now),
-            WatchEvent::Skipped(corrupt) => self.skip(corrupt),
+            WatchEvent::Skipped(corrupt) => self.skipped(corrupt),
             // InStep before the end of the replay proves nothing; nor does what a later version may add.
             _ => {}
         }

@@ -277,3 +277,75 @@ fn a_record_that_turns_unreadable_stays_until_its_lease_ends() {
     feed.answer(ticket, with_garbage(vec![record("b", 1)]));
     assert_eq!((feed.seen("a"), feed.seen("b")), (Some(Seen::Expired), Some(Seen::Live)));
 }
+
+fn unreadable_intent(name: &str) -> Corrupt {
+    Corrupt { key: format!("5.9.intents/{name}"), why: "garbage".to_owned() }
+}
+
+#[test]
+fn p8_an_intent_that_turns_unreadable_undoes_no_drain() {
+    for traits in [LINEARIZABLE, STALE_READS] {
+        let mut feed = Feed::new(traits);
+        let ticket = feed.ask();
+        feed.answer(
+            ticket,
+            Listing { intents: vec![intent("a", 2, IntentKind::Out)], ..listing(2, vec![record("a", 1)]) },
+        );
+        let garbage = || Listing { skipped: vec![unreadable_intent("a")], ..listing(3, vec![record("a", 1)]) };
+        let ticket = feed.ask();
+        feed.answer(ticket, garbage());
+        assert_eq!(feed.get("a").unwrap().wanted(), IntentKind::Out, "in a list");
+        feed.core.watch_opened(feed.now());
+        feed.put(record("a", 1));
+        feed.watch(WatchEvent::Skipped(unreadable_intent("a")));
+        feed.watch(WatchEvent::ReplayDone { as_of: at(3) });
+        assert_eq!(feed.get("a").unwrap().wanted(), IntentKind::Out, "in a replay");
+        // Another store, in which it is unreadable too, and then mended.
+        let (reborn, mended) = (Version::new(OTHER, 2), Version::new(OTHER, 3));
+        let ticket = feed.ask();
+        let theirs = DataCenterRecord { version: reborn, ..record("a", 0) };
+        feed.answer(ticket, Listing { as_of: reborn, records: vec![theirs], ..garbage() });
+        assert_eq!(feed.get("a").unwrap().wanted(), IntentKind::Out, "in another store");
+        feed.watch(WatchEvent::Intent(HeldIntent { version: mended, ..intent("a", 0, IntentKind::Serve) }));
+        assert_eq!(feed.takes("a"), Routability::Placements);
+    }
+}
+
+#[test]
+fn p8_an_unreadable_record_is_nobodys_intent_whatever_its_region_is_named() {
+    let mut feed = Feed::new(LINEARIZABLE);
+    let corrupt = Corrupt { key: "records/intents/a".to_owned(), why: "garbage".to_owned() };
+    let ticket = feed.ask();
+    feed.answer(ticket, Listing { skipped: vec![corrupt], ..listing(1, vec![record("a", 1)]) });
+    assert_eq!(feed.takes("a"), Routability::Placements);
+}
+
+#[test]
+fn p8_an_unreadable_intent_of_which_nothing_is_known_counts_as_a_drain() {
+    let listed = |feed: &mut Feed| {
+        let ticket = feed.ask();
+        feed.answer(ticket, Listing { skipped: vec![unreadable_intent("a")], ..listing(3, vec![record("a", 1)]) });
+    };
+    let replayed = |feed: &mut Feed| {
+        feed.core.watch_opened(feed.now());
+        feed.watch(WatchEvent::Skipped(unreadable_intent("a")));
+        feed.put(record("a", 1));
+        feed.watch(WatchEvent::ReplayDone { as_of: at(3) });
+    };
+    let told = |feed: &mut Feed| {
+        feed.replay(1, vec![record("a", 1)]);
+        feed.watch(WatchEvent::Skipped(unreadable_intent("a")));
+    };
+    for learn in [&listed as &dyn Fn(&mut Feed), &replayed, &told] {
+        let mut feed = Feed::new(LINEARIZABLE);
+        learn(&mut feed);
+        assert_eq!(feed.takes("a"), Routability::Traffic);
+        // Written again, or taken away.
+        feed.watch(WatchEvent::Intent(intent("a", 4, IntentKind::Serve)));
+        assert_eq!(feed.takes("a"), Routability::Placements);
+        let mut feed = Feed::new(LINEARIZABLE);
+        learn(&mut feed);
+        feed.list(4, vec![record("a", 1)]);
+        assert_eq!(feed.takes("a"), Routability::Placements);
+    }
+}
