@@ -88,7 +88,7 @@ impl Peer {
             loop {
                 let now = state.borrow_and_update().clone();
                 match now {
-                    State::Up(link) if !link.is_closed() => {
+                    State::Up(link) if !link.refuses() => {
                         return self.checked(link).map(|link| (*link.identity).clone());
                     }
                     State::Down(err @ LinkError::Refused { .. }) => return Err(err),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use dc_core::{Endpoint, NodeId, SharedClock, StoreId};
+use futures::future::join_all;
 use parking_lot::Mutex;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -23,6 +24,9 @@ use crate::{
     inbound::{InLink, serve_connections},
     slot::{Slot, State},
 };
+
+/// The shortest and longest time for peers to read what this node has sent before it took its leave.
+const PARTING: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// What all parts of one node's remoting share.
 pub(crate) struct Shared {
@@ -216,9 +220,14 @@ impl Remoting {
 
     /// Closes everything: takes no new work at once, gives what is under way `grace` to end, says goodbye.
     ///
+    /// Answers that were given before reach askers that can be reached: each lane says goodbye after its
+    /// answers, and is cut off when the peer has read them and closed its end. The peers get what is left of
+    /// `grace` for that, at least 50 ms and at most a second.
+    ///
     /// Dropped before it is done, it goes on when the last clone of this handle is dropped.
     pub async fn shutdown(&self, grace: Duration) {
         let shared = &self.0.shared;
+        let begun = shared.since_start();
         shared.draining.cancel();
         let slots: Vec<_> = shared.slots.lock().values().cloned().collect();
         for link in slots.iter().filter_map(|slot| slot.current()) {
@@ -239,13 +248,16 @@ impl Remoting {
             slot.state.send_replace(State::Closed);
         }
         let inbound: Vec<_> = shared.inbound.lock().values().cloned().collect();
-        let any = !inbound.is_empty();
+        for link in &inbound {
+            link.part("shutting down");
+        }
+        let left = grace.saturating_sub(shared.since_start().saturating_sub(begun));
+        let all_closed = join_all(inbound.iter().map(|link| link.closed()));
+        if tokio::time::timeout(left.clamp(PARTING.0, PARTING.1), all_closed).await.is_err() {
+            tracing::info!("a peer did not close its link in time");
+        }
         for link in inbound {
             link.close("shutting down");
-        }
-        if any {
-            // A moment for the goodbyes to leave.
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         shared.accepting.cancel();
         shared.stop.cancel();

@@ -110,7 +110,7 @@ impl Slot {
         loop {
             let now = state.borrow_and_update().clone();
             match now {
-                State::Up(link) if !link.is_closed() => return Ok(link),
+                State::Up(link) if !link.refuses() => return Ok(link),
                 State::Down(err) => {
                     self.want();
                     return Err(err);

@@ -50,6 +50,8 @@ pub(crate) struct InLink {
     pub(crate) identity: Arc<PeerIdentity>,
     lanes: Mutex<[Option<Arc<InLane>>; 3]>,
     closed: CancellationToken,
+    /// This node takes its leave: what was answered still leaves, nothing more is taken.
+    parting: AtomicBool,
     why: OnceLock<Arc<str>>,
     /// Bytes of messages that arrived and whose credits were not sent back yet.
     unaccepted: AtomicUsize,
@@ -85,6 +87,7 @@ impl InLink {
             identity: Arc::new(identity),
             lanes: Mutex::default(),
             closed: CancellationToken::new(),
+            parting: AtomicBool::new(false),
             why: OnceLock::new(),
             unaccepted: AtomicUsize::new(0),
             work: AtomicU64::new(0),
@@ -119,10 +122,28 @@ impl InLink {
         }
     }
 
+    /// Waits for the end of the link.
+    pub(crate) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Takes leave of the peer: each lane says goodbye after the answers that wait there, and the link ends
+    /// when the peer has closed it.
+    pub(crate) fn part(&self, why: &str) {
+        // The first reason stays.
+        let _ = self.why.set(why.into());
+        self.parting.store(true, Ordering::Release);
+        for lane in self.lanes.lock().iter().flatten() {
+            // A lane that has ended said goodbye before.
+            let _ = lane.back.send(Back::Goodbye);
+        }
+    }
+
     /// Ends the link; the first reason stays and is told to the peer.
     pub(crate) fn close(&self, why: &str) {
-        if self.why.set(why.into()).is_ok() {
-            tracing::info!(peer = ?self.identity, why, "link from peer ended");
+        let first = self.why.set(why.into()).is_ok();
+        if first || (self.parting.load(Ordering::Acquire) && !self.closed.is_cancelled()) {
+            tracing::info!(peer = ?self.identity, why = &*self.why(), "link from peer ended");
         }
         self.closed.cancel();
         self.shared.inbound.lock().remove(&(self.identity.node, self.id));
@@ -150,6 +171,8 @@ enum Back {
     Pong(Ping),
     /// Credits wait to be sent.
     Nudge,
+    /// Nothing more is to come.
+    Goodbye,
 }
 
 /// One lane of a link that another node dialled.

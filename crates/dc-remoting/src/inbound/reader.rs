@@ -97,6 +97,10 @@ impl Reader {
                 tick.as_mut().reset(after(CREDIT_DELAY));
                 armed = true;
             }
+            if self.lane.link.parting.load(Ordering::Acquire) {
+                // It could not be answered any more: it is not taken, and the peer is about to close.
+                continue;
+            }
             match self.frame(&frame) {
                 Ok(None) => {}
                 Ok(Some(goodbye)) => return End::Goodbye(goodbye),

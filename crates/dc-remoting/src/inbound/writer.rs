@@ -45,6 +45,8 @@ pub(crate) struct BackStream {
     transfers: VecDeque<Transfer>,
     next_transfer: u32,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Once nothing is left here, it says goodbye.
+    parting: bool,
     /// The last poll left the turn to others although something was there.
     stepped_aside: bool,
     ended: bool,
@@ -63,6 +65,7 @@ impl BackStream {
             transfers: VecDeque::new(),
             next_transfer: 0,
             closed,
+            parting: false,
             stepped_aside: false,
             ended: false,
         }
@@ -76,6 +79,7 @@ impl BackStream {
             match back {
                 Back::Nudge => self.lane.nudged.store(false, Ordering::Release),
                 Back::Pong(ping) => prost::encoding::message::encode(10, &ping, &mut self.filling),
+                Back::Goodbye => self.parting = true,
                 Back::Reply(answer) => written += self.answer(answer),
             }
         }
@@ -94,6 +98,13 @@ impl BackStream {
     fn cut(&mut self, tail: Bytes) {
         let head = self.filling.split();
         self.ready.push_back(OutFrame { head, tail });
+    }
+
+    /// The last frame.
+    fn goodbye(&mut self) -> OutFrame {
+        self.ended = true;
+        let why = self.lane.link.why().to_string();
+        Frame { goodbye: Some(Goodbye { why }), ..Frame::default() }.into()
     }
 
     /// Packs an answer, or takes it up as a transfer. Returns what it counted for in the backlog and no longer does.
@@ -157,14 +168,16 @@ impl Stream for BackStream {
                 return Poll::Ready(None);
             }
             if this.closed.as_mut().poll(cx).is_ready() {
-                this.ended = true;
-                let why = this.lane.link.why().to_string();
-                let goodbye = Frame { goodbye: Some(Goodbye { why }), ..Frame::default() };
-                return Poll::Ready(Some(Ok(goodbye.into())));
+                return Poll::Ready(Some(Ok(this.goodbye())));
             }
             match this.queue.poll_recv_many(cx, &mut this.taken, BATCH) {
                 Poll::Ready(0) => return Poll::Ready(None),
-                Poll::Pending if this.transfers.is_empty() && this.taken.is_empty() => return Poll::Pending,
+                Poll::Pending if this.transfers.is_empty() && this.taken.is_empty() => {
+                    if this.parting {
+                        return Poll::Ready(Some(Ok(this.goodbye())));
+                    }
+                    return Poll::Pending;
+                }
                 Poll::Ready(_)
                     if !this.stepped_aside && this.taken.len() < BATCH && this.lane.link.expects_answers() =>
                 {

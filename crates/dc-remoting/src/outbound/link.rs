@@ -19,6 +19,9 @@ use crate::{LinkError, PeerIdentity, pair::PairInner, remoting::Shared, wire::Gr
 /// How often deadlines are looked at: an ask ends at most this much late, give or take a millisecond.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 
+/// How long a link waits for the goodbyes of its other lanes after the first.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// Which of a link's streams; also the low bits of correlations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
@@ -51,6 +54,8 @@ pub(crate) struct Link {
     roused: Notify,
     /// Takes nothing more: closed, or about to be.
     refuses: AtomicBool,
+    /// Lanes that nothing comes over any more, since the peer said goodbye.
+    parted: AtomicUsize,
     why: OnceLock<Arc<str>>,
     closed: CancellationToken,
 }
@@ -115,6 +120,7 @@ impl Link {
             resting: AtomicBool::new(false),
             roused: Notify::new(),
             refuses: AtomicBool::new(false),
+            parted: AtomicUsize::new(0),
             why: OnceLock::new(),
             closed: CancellationToken::new(),
         }
@@ -132,6 +138,23 @@ impl Link {
     /// Takes nothing more; what is under way goes on.
     pub(crate) fn stop_taking(&self) {
         self.refuses.store(true, Ordering::Release);
+    }
+
+    /// Whether the peer said goodbye over one lane and answers may still come over others.
+    pub(crate) fn is_parting(&self) -> bool {
+        self.parted.load(Ordering::Acquire) > 0
+    }
+
+    /// Nothing more comes over one lane, as the peer takes its leave. Its lanes are not ordered among each
+    /// other, so answers that it sent before may still come over the others: the link ends with the last
+    /// lane, or after [`PARTING`].
+    pub(crate) async fn parted(&self, why: &str) {
+        self.stop_taking();
+        if self.parted.fetch_add(1, Ordering::AcqRel) + 1 < self.lanes.len() {
+            // Either way it is closed then.
+            let _ = tokio::time::timeout(PARTING, self.closed()).await;
+        }
+        self.close(why);
     }
 
     /// Waits for the end of the link.

@@ -28,17 +28,38 @@ struct Assembly {
 struct Reader {
     link: Arc<Link>,
     assemblies: HashMap<u32, Assembly>,
+    /// Why the peer said goodbye in the frame just read.
+    goodbye: Option<String>,
 }
 
-/// Reads the lane until it or its link ends, then closes the link.
+/// Why reading ended.
+enum End {
+    /// The peer said why. All that it answered over this lane came before.
+    Goodbye(String),
+    /// The peer closed the lane, or it broke.
+    Gone(String),
+    /// What it sent breaks a rule.
+    Breach(String),
+}
+
+/// Reads the lane until it or its link ends, then closes the link: after a goodbye once its other lanes
+/// have ended too.
 pub(super) async fn run(link: Arc<Link>, stream: Streaming<Bytes>) {
-    let reader = Reader { link: Arc::clone(&link), assemblies: HashMap::new() };
-    let why = tokio::select! {
+    let reader = Reader { link: Arc::clone(&link), assemblies: HashMap::new(), goodbye: None };
+    let end = tokio::select! {
         biased;
-        why = reader.read(stream) => why,
+        end = reader.read(stream) => end,
         () = link.closed() => return,
     };
-    link.close(&why);
+    match end {
+        End::Goodbye(why) => link.parted(&format!("the peer said goodbye: {why}")).await,
+        End::Gone(why) if link.is_parting() => link.parted(&why).await,
+        End::Gone(why) => link.close(&why),
+        End::Breach(why) => {
+            tracing::warn!(peer = ?link.identity, why, "link closed");
+            link.close(&why);
+        }
+    }
 }
 
 /// What one frame gives, to be handed out once it is read.
@@ -49,19 +70,21 @@ struct Found<'a> {
 }
 
 impl Reader {
-    async fn read(mut self, mut stream: Streaming<Bytes>) -> String {
+    async fn read(mut self, mut stream: Streaming<Bytes>) -> End {
         loop {
             let frame = match stream.message().await {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return "the peer closed it".into(),
-                Err(status) => return format!("connection lost: {}", status.message()),
+                Ok(None) => return End::Gone("the peer closed it".into()),
+                Err(status) => return End::Gone(format!("connection lost: {}", status.message())),
             };
             if let Err(why) = self.frame(&frame) {
-                tracing::warn!(peer = ?self.link.identity, why, "link closed");
-                return why;
+                return End::Breach(why);
+            }
+            if let Some(why) = self.goodbye.take() {
+                return End::Goodbye(why);
             }
             if self.link.is_closed() {
-                return "closed".into();
+                return End::Gone("closed".into());
             }
         }
     }
@@ -69,7 +92,7 @@ impl Reader {
     fn frame(&mut self, frame: &Bytes) -> Result<(), String> {
         let link = Arc::clone(&self.link);
         let mut found = Found::default();
-        let read = self.fields(&link, frame, &mut found);
+        let read = self.fields(frame, &mut found);
         for (ask, reply) in askers(&link, &found.replies) {
             let body = owned(frame, reply.body);
             ask.finish(result(&link, reply.outcome, reply.status, body));
@@ -78,7 +101,7 @@ impl Reader {
         read
     }
 
-    fn fields<'a>(&mut self, link: &Link, frame: &'a Bytes, found: &mut Found<'a>) -> Result<(), String> {
+    fn fields<'a>(&mut self, frame: &'a Bytes, found: &mut Found<'a>) -> Result<(), String> {
         let mut fields = Fields::of(frame);
         let wire = |err: Malformed| err.to_string();
         while let Some((number, value)) = fields.next().map_err(wire)? {
@@ -101,8 +124,7 @@ impl Reader {
                 }
                 11 => {
                     let goodbye = Goodbye::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
-                    let why: String = goodbye.why.chars().take(200).collect();
-                    link.close(&format!("the peer said goodbye: {why}"));
+                    self.goodbye = Some(goodbye.why.chars().take(200).collect());
                 }
                 _ => {}
             }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use dc_remoting::{LinkError, PeerTarget, ServiceId};
 use tokio::sync::watch;
 
-use crate::support::*;
+use crate::{
+    proxy::{Mode, Proxy},
+    support::*,
+};
 
 #[tokio::test]
 async fn ask_tell_and_call_go_both_ways() {
@@ -107,5 +110,62 @@ async fn shutdown_lets_asks_end_and_refuses_new_ones() {
     here.remoting.shutdown(SOON).await;
     assert_eq!(body(asked.await.expect("no panic")), "late");
     let err = pair.ask(message("x"), SOON).await.expect_err("shut down");
+    assert!(err.certainly_not_run(), "{err:?}");
+}
+
+/// The lanes of a link are not ordered among each other: the goodbye of one must not overtake answers on another.
+/// The line is slow in every second round, so that a goodbye over an idle lane certainly is there first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orderly_shutdown_loses_no_answer_that_was_given_before() {
+    const ASKS: usize = 64;
+    for round in 0..50 {
+        let replies = watch::Sender::new(Vec::new());
+        let there = Node::start(config("dc-2"), {
+            let replies = replies.clone();
+            move |incoming| {
+                drop(incoming.accept);
+                let reply = incoming.reply.expect("an ask");
+                replies.send_modify(|all| all.push((reply, number(&incoming.message.payload))));
+            }
+        })
+        .await;
+        let here = Node::echo(config("dc-1")).await;
+        let proxy = Proxy::to(there.remoting.local_addr()).await;
+        let peer = here.remoting.peer(PeerTarget::at(proxy.endpoint()));
+        peer.connected(SOON).await.expect("up");
+        let asks = (0..ASKS).map(|n| {
+            let pair = peer.pair();
+            tokio::spawn(async move { pair.ask(numbered(n as u64, 8), SOON).await })
+        });
+        let asks: Vec<_> = asks.collect();
+        until(&replies, "the asks to arrive", |all| all.len() == ASKS).await;
+        if round % 2 == 0 {
+            proxy.set(Mode::Slow(60_000));
+        }
+        for (reply, n) in replies.send_replace(Vec::new()) {
+            // Every eighth goes over the bulk lane, in pieces.
+            let size = if n % 8 == 0 { 150 << 10 } else { 8 };
+            reply.send(0, numbered(n, size).payload);
+        }
+        there.remoting.shutdown(SOON).await;
+        for (n, ask) in asks.into_iter().enumerate() {
+            let answer = ask.await.expect("no panic").unwrap_or_else(|err| panic!("round {round}, ask {n}: {err:?}"));
+            assert_eq!(number(&answer.body), n as u64);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_goodbye_new_asks_fail_as_certainly_not_run() {
+    let there = Node::echo(config("dc-2")).await;
+    let here = Node::echo(config("dc-1")).await;
+    let peer = here.remoting.peer(there.target());
+    let pair = peer.pair();
+    assert_eq!(body(pair.ask(message("x"), SOON).await), "x");
+    let begun = tokio::time::sleep(Duration::ZERO).deadline();
+    there.remoting.shutdown(SOON).await;
+    let took = tokio::time::sleep(Duration::ZERO).deadline() - begun;
+    assert!(took < Duration::from_millis(900), "nobody held it up, yet it took {took:?}");
+    let err = pair.ask(message("x"), SOON).await.expect_err("nobody is there");
     assert!(err.certainly_not_run(), "{err:?}");
 }
