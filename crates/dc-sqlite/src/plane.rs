@@ -68,8 +68,8 @@ impl SqliteControlPlane {
         let (answer, as_of) = self
             .file
             .run(operation, access, move |tx| {
-                let now = file.config().clock().now();
-                let mut store = Store::create(tx, file.config().namespace(), &now, seen)?;
+                let config = file.config();
+                let mut store = Store::create(tx, config.namespace(), config.clock().as_ref(), seen)?;
                 // An answer such as a conflict is no reason to roll back the store's own id.
                 let answer = match act(&mut store) {
                     Err(Failure::Answer(answer)) => Err(answer),
@@ -94,8 +94,8 @@ impl SqliteControlPlane {
         let read = self
             .file
             .run(operation, Access::Read, move |tx| {
-                let now = file.config().clock().now();
-                match Store::open(tx, file.config().namespace(), &now)? {
+                let config = file.config();
+                match Store::open(tx, config.namespace(), config.clock().as_ref())? {
                     Some(store)
                         if seen
                             .is_none_or(|seen| store.as_of().partial_cmp(&seen) != Some(std::cmp::Ordering::Less)) =>

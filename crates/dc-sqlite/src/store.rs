@@ -9,13 +9,13 @@ use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, StoreId, 
 use rusqlite::{OptionalExtension, Transaction, params};
 use tracing::warn;
 
-use crate::{MachineTime, error::Failure};
+use crate::{MachineClock, MachineTime, error::Failure};
 
 /// One namespace within one transaction.
 pub(crate) struct Store<'a> {
     tx: &'a Transaction<'a>,
     namespace: &'a str,
-    now: &'a MachineTime,
+    now: MachineTime,
     as_of: Version,
 }
 
@@ -27,10 +27,13 @@ struct Row {
 
 impl<'a> Store<'a> {
     /// For reading. `None` where the namespace was never written to: [`create`](Self::create) it first.
+    ///
+    /// A transaction that reads sees the file as of its first `SELECT`, which is done here; the clock is read after it,
+    /// so that nothing is seen that was renewed after `now`.
     pub(crate) fn open(
         tx: &'a Transaction<'a>,
         namespace: &'a str,
-        now: &'a MachineTime,
+        clock: &dyn MachineClock,
     ) -> Result<Option<Self>, Failure> {
         let found = tx
             .prepare_cached("SELECT id, revision FROM stores WHERE namespace = ?1")?
@@ -38,7 +41,7 @@ impl<'a> Store<'a> {
             .optional()?;
         let Some((id, revision)) = found else { return Ok(None) };
         let id: StoreId = id.parse().map_err(|err| Failure::Foreign(format!("the store's id is broken: {err}")))?;
-        Ok(Some(Self { tx, namespace, now, as_of: Version::new(id, revision_of(revision)) }))
+        Ok(Some(Self { tx, namespace, now: clock.now(), as_of: Version::new(id, revision_of(revision)) }))
     }
 
     /// For writing: gives the namespace an id on first use. `seen` is the latest version that this client knows of: a
@@ -46,13 +49,13 @@ impl<'a> Store<'a> {
     pub(crate) fn create(
         tx: &'a Transaction<'a>,
         namespace: &'a str,
-        now: &'a MachineTime,
+        clock: &dyn MachineClock,
         seen: Option<Version>,
     ) -> Result<Self, Failure> {
         let id = StoreId(rand::random());
         tx.prepare_cached("INSERT INTO stores VALUES (?1, ?2, 0) ON CONFLICT DO NOTHING")?
             .execute(params![namespace, id.to_string()])?;
-        let Some(mut store) = Self::open(tx, namespace, now)? else {
+        let Some(mut store) = Self::open(tx, namespace, clock)? else {
             return Err(Failure::Foreign("the store's id cannot be written".to_owned()));
         };
         if seen.is_some_and(|seen| store.as_of < seen) {
@@ -90,7 +93,7 @@ impl<'a> Store<'a> {
             let lease = StoredLease::of(row, 2)?;
             Ok((Row { version: self.version(row.get(0)?), document: row.get(1)? }, lease))
         });
-        Ok(row.optional()?.filter(|(_, lease)| lease.is_live(self.now)).map(|(row, _)| row))
+        Ok(row.optional()?.filter(|(_, lease)| lease.is_live(&self.now)).map(|(row, _)| row))
     }
 
     /// The live record; what cannot be decoded is an error.
@@ -210,7 +213,7 @@ impl<'a> Store<'a> {
         let mut statement = self.tx.prepare_cached(sql)?;
         let mut rows = statement.query([self.namespace])?;
         while let Some(row) = rows.next()? {
-            if !StoredLease::of(row, 3)?.is_live(self.now) {
+            if !StoredLease::of(row, 3)?.is_live(&self.now) {
                 continue;
             }
             let (key, version) =
@@ -243,7 +246,7 @@ impl<'a> Store<'a> {
     /// Removes what has expired, so that the file does not grow with every datacenter that ever was.
     fn sweep(&self) -> Result<(), Failure> {
         let now = params![self.namespace, &*self.now.boot, nanos(self.now.since_boot)];
-        let dead = "namespace = ?1 AND (boot <> ?2 OR renewed_ns > ?3 OR renewed_ns + ttl_ns <= ?3)";
+        let dead = "namespace = ?1 AND (boot <> ?2 OR renewed_ns - ttl_ns > ?3 OR renewed_ns + ttl_ns <= ?3)";
         let records =
             format!("DELETE FROM records WHERE namespace = ?1 AND id IN (SELECT id FROM leases WHERE {dead})");
         if self.tx.prepare_cached(&records)?.execute(now)? > 0 {
@@ -265,14 +268,14 @@ impl StoredLease {
         }))
     }
 
-    /// It ends exactly one TTL after its renewal, with its boot, or where it was renewed in the future (a wall clock that
-    /// was set back).
+    /// It ends exactly one TTL after its renewal, or with its boot. One renewed in the future (by a wall clock that was
+    /// set back since) is live, unless that is further away than a TTL.
     fn is_live(&self, now: &MachineTime) -> bool {
         match &self.0 {
             None => true,
             Some((boot, renewed, ttl)) => {
                 let now_ns = nanos(now.since_boot);
-                **boot == *now.boot && *renewed <= now_ns && now_ns < renewed.saturating_add(*ttl)
+                **boot == *now.boot && renewed.saturating_sub(*ttl) <= now_ns && now_ns < renewed.saturating_add(*ttl)
             }
         }
     }

@@ -1,6 +1,14 @@
 //! What may be wrong with a file, and what becomes of it.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use dc_controlplane::{ControlPlane, Error, Expected};
 use dc_core::{
@@ -142,6 +150,61 @@ async fn p3_a_reboot_ends_all_leases_and_no_intent() {
     let second = at("second", hours(1)).await.expect("connect");
     let again = second.register(&held, Expected::Absent).await.expect("register");
     assert!(again > held.version, "P1: created at {again} after {}", held.version);
+}
+
+/// A machine clock that stands; while it is being read, when it is told to, somebody renews every lease a moment later.
+#[derive(Debug)]
+struct Racing {
+    file: PathBuf,
+    renews: AtomicBool,
+}
+
+impl MachineClock for Racing {
+    fn now(&self) -> MachineTime {
+        let since_boot = Duration::from_secs(3_600);
+        if self.renews.swap(false, Ordering::SeqCst) {
+            let later = i64::try_from(since_boot.as_nanos()).unwrap() + 60_000_000_000;
+            let connection = rusqlite::Connection::open(&self.file).unwrap();
+            assert_eq!(connection.execute("UPDATE leases SET renewed_ns = ?1", [later]).unwrap(), 1);
+        }
+        MachineTime { boot: "only".into(), since_boot }
+    }
+}
+
+#[tokio::test]
+async fn p6_a_reader_never_misses_a_record_for_being_renewed_while_it_looks_at_its_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("multidc.db");
+    let mine = record("dc-1");
+    for lists in [true, false] {
+        let clock = Arc::new(Racing { file: file.clone(), renews: AtomicBool::new(false) });
+        let plane = connect(config(&file).clock(clock.clone()).namespace(if lists { "a" } else { "b" })).await.unwrap();
+        rusqlite::Connection::open(&file).unwrap().execute_batch("DELETE FROM leases; DELETE FROM records").unwrap();
+        plane.register(&mine, Expected::Absent).await.expect("register");
+        clock.renews.store(true, Ordering::SeqCst);
+        let found = match lists {
+            true => plane.list_all().await.expect("list").records.pop(),
+            false => plane.get(mine.id()).await.expect("get"),
+        };
+        assert_eq!(found.map(|found| found.id().clone()).as_ref(), Some(mine.id()), "P6: lists: {lists}");
+        assert!(!clock.renews.load(Ordering::SeqCst), "the clock was read");
+    }
+}
+
+/// A small step back of the wall clock, where that is what leases are timed on, is no reason to lose a record.
+#[tokio::test]
+async fn p3_a_clock_set_back_prolongs_a_lease_by_no_more_than_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("multidc.db");
+    let at = |seconds: u64| {
+        let clock = Machine { boot: "wall clock", since_boot: Duration::from_secs(seconds) };
+        connect(config(&file).clock(Arc::new(clock)))
+    };
+    at(1_000).await.unwrap().register(&record("dc-1"), Expected::Absent).await.expect("register");
+    for (seconds, live) in [(1_029, 1), (1_030, 0), (999, 1), (971, 1), (969, 0)] {
+        let listing = at(seconds).await.unwrap().list_all().await.expect("list");
+        assert_eq!(listing.records.len(), live, "P3: at {seconds} s");
+    }
 }
 
 #[tokio::test]
