@@ -10,12 +10,12 @@ use super::{Here, identity, locate};
 use crate::{
     error::Error,
     events::Event,
-    host::{Core, Ended, Key},
+    host::{AnyCell, Core, Ended, Key},
     kind::GrainScope,
     lookup::ask_data_center,
     measure,
     reference::Location,
-    spawn::{Held, directory_error, entry_location},
+    spawn::{Held, directory_error, entry_location, lost, must_not_stay, stop_again},
     system::Node,
     wire::{self, GrainBody, Place},
 };
@@ -35,7 +35,7 @@ pub(crate) async fn asked_to_activate(node: &Arc<Node>, body: GrainBody, left: D
 }
 
 /// Makes the grain active here, unless it is active elsewhere; many callers at once make it so once.
-/// Goes on to its end also if the caller is dropped.
+/// Goes on to its end also if the caller is dropped or the time is over.
 pub(super) async fn activate(
     node: &Arc<Node>,
     kind: &'static str,
@@ -43,14 +43,15 @@ pub(super) async fn activate(
     left: Duration,
 ) -> Result<Location, Error> {
     let until = node.clock().now() + left;
+    let timed_out = || Error::Timeout { to: identity(kind, id), after: left, not_run: true };
     loop {
+        let left = until.saturating_duration_since(node.clock().now());
         let rising = match begin(node, kind, id) {
             Begun::Mine(rising) => rising,
             Begun::Active(at) => return Ok(at),
             Begun::Wait(wait) => {
-                let left = until.saturating_duration_since(node.clock().now());
                 if tokio::time::timeout(left, wait).await.is_err() {
-                    return Err(Error::Timeout { to: identity(kind, id), after: left, not_run: true });
+                    return Err(timed_out());
                 }
                 continue;
             }
@@ -63,7 +64,8 @@ pub(super) async fn activate(
             outcome
         };
         let work = tokio::spawn(work.instrument(span));
-        return work.await.unwrap_or_else(|err| {
+        let Ok(done) = tokio::time::timeout(left, work).await else { return Err(timed_out()) };
+        return done.unwrap_or_else(|err| {
             let reason = format!("making its arguments failed: {err}");
             Err(Error::StartFailed { kind: kind.to_owned(), reason })
         });
@@ -179,27 +181,47 @@ async fn start(
     let Some((_, maker)) = node.kinds().grain(kind) else {
         return Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() });
     };
+    let key = directory_key(kind, id);
+    node.accepting()?;
+    if lost(node, Some(&key), number) {
+        return Err(Error::not_found(identity(kind, id)));
+    }
     let core = Arc::new(Core::new(number, kind, Key::Grain(id.clone()), node.host()));
     let cell = maker.start(core.clone(), id, ended(node, kind, id, number));
     node.actors().insert(cell.clone());
     // From now on its end releases its identity.
     held.keep();
+    if must_not_stay(node, &core, Some(&key)).is_some() {
+        stop_again(node, cell).await;
+        node.accepting()?;
+        return Err(Error::not_found(core.label()));
+    }
     if let Err(error) = core.wait_started().await {
         core.wait_stopped().await;
+        // It may have ended, and been removed, before it was inserted.
+        node.actors().remove(number);
         return Err(error);
     }
-    let mut here = node.grains().here.lock();
-    if core.gate.is_closed() {
-        // It has ended already.
+    if !note_active(node, kind, id, cell) {
+        // It has ended already, or is about to.
+        core.wait_stopped().await;
         node.actors().remove(number);
         return Err(Error::not_found(core.label()));
     }
-    here.insert((kind, id.clone()), Here::Active(cell));
-    drop(here);
     measure::activation(kind);
     tracing::debug!(grain = %core.label(), node = %node.label(), "grain active");
     node.bus().tell(Event::GrainActivated { kind, id: id.to_string() });
     Ok(node.location(number))
+}
+
+/// Puts it among the grains that are active here, unless it is ending.
+fn note_active(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, cell: Arc<dyn AnyCell>) -> bool {
+    let mut here = node.grains().here.lock();
+    let active = !cell.core().gate.is_closed();
+    if active {
+        here.insert((kind, id.clone()), Here::Active(cell));
+    }
+    active
 }
 
 /// What is done when an activation has ended: the identity is free for another one.

@@ -190,6 +190,10 @@ async fn in_own(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Durat
         Err(Error::TypeNotRegistered { .. } | Error::ShuttingDown { .. }) => {
             activate::activate(node, kind, id, left).await
         }
+        // It takes longer than one question may: another one waits for the same activation.
+        Err(Error::Timeout { to, after, .. }) if left > ONE_QUESTION => {
+            Err(Error::Unreachable { to, reason: format!("no answer in {after:?}") })
+        }
         Err(error) => Err(error),
     }
 }

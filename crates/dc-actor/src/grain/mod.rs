@@ -96,6 +96,16 @@ impl<A: RemoteActor> GrainRef<A> {
         if let Some(known) = self.inner.route.load_full() {
             return Ok(known);
         }
+        let node = &self.inner.node;
+        let left = until.saturating_duration_since(node.clock().now());
+        let found = tokio::time::timeout(left, self.look(until)).await;
+        found.unwrap_or_else(|_| {
+            Err(Error::Timeout { to: format!("the place of {self}"), after: left, not_run: true }.into())
+        })
+    }
+
+    /// Looks for the grain, one message at a time. Cancel-safe: what it began goes on by itself.
+    async fn look(&self, until: Instant) -> Result<Arc<Known<A>>, locate::NotFound> {
         let _turn = self.inner.looking.lock().await;
         if let Some(known) = self.inner.route.load_full() {
             return Ok(known);

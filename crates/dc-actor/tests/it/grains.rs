@@ -2,16 +2,17 @@
 
 use std::{future::IntoFuture, time::Duration};
 
-use dc_actor::{AskError, Error, Event};
+use dc_actor::{ActorSystem, AskError, Error, Event};
 use dc_controlplane::ControlPlane;
 use dc_core::{Intent, IntentKind};
 use futures::future::join_all;
 
 use crate::{
     actors::{
-        AddItem, AddTo, Busy, Cart, FailNow, LocalCart, PanicNow, PinnedCart, Placed, RestlessCart, Worker, WorkerArgs,
-        lives,
+        AddItem, AddTo, Busy, Cart, FailNow, LocalCart, Noted, PanicNow, PinnedCart, Placed, RestlessCart, Worker,
+        WorkerArgs, lives,
     },
+    spawns::{Gate, Gated, GatedArgs, evict},
     world::{World, event, eventually, now, shut_down, soon, until_known},
 };
 
@@ -331,5 +332,75 @@ async fn g2_while_a_former_home_cannot_be_asked_nothing_is_doubled_and_the_error
         let placed = here.grain::<Cart>(format!("dead-home-{number}")).ask(AddItem(1)).await.expect("answers");
         assert_eq!(placed.dc, "dc-1");
     }
+    shut_down(all).await;
+}
+
+/// One node that knows [`Gated`] as a grain.
+async fn gated(world: &World) -> Vec<Vec<ActorSystem>> {
+    let describe = world.describe("dc-1", &[]);
+    let system = describe.grain::<Gated>(|kind| kind.args(GatedArgs::of).handles::<Noted>().per_data_center());
+    let all = vec![vec![system.start().await.expect("starts")]];
+    until_known(&all).await;
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g2_an_eviction_between_claim_and_start_stops_the_activation() {
+    let world = World::new("g2-early");
+    let all = gated(&world).await;
+    let gate = Gate::closed("g2-early");
+    let asked = tokio::spawn(all[0][0].grain::<Gated>("g2-early").ask(Noted).into_future());
+    gate.until_reached().await;
+    evict("g2-early", &all[0][0], "g/gated/g2-early").await;
+    gate.open();
+    let answer = soon("the ask", asked).await.unwrap();
+    assert_eq!(answer, Ok(7), "it looked for the grain again");
+    assert_eq!(GatedArgs::made("g2-early"), 2, "a fresh activation took it");
+    assert_eq!(all[0][0].actor_count(), 1, "the first one has ended");
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn d6_an_activation_under_way_does_not_outlive_shutdown() {
+    let world = World::new("d6-grain");
+    let all = gated(&world).await;
+    let system = all[0][0].clone();
+    let gate = Gate::closed("d6-grain");
+    let asked = tokio::spawn(system.grain::<Gated>("d6-grain").ask(Noted).into_future());
+    gate.until_reached().await;
+    shut_down(all).await;
+    gate.open();
+    let error = soon("the ask", asked).await.unwrap().unwrap_err();
+    assert!(matches!(error.failure(), Some(Error::ShuttingDown { .. })), "{error}");
+    assert_eq!(system.actor_count(), 0, "it has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_grain_that_fails_to_start_at_once_leaves_nothing_behind() {
+    let world = World::new("grain-fails");
+    let all = gated(&world).await;
+    let asks = (0..200).map(|number| all[0][0].grain::<Gated>(format!("fails-{number}")).ask(Noted).into_future());
+    for answer in soon("all answers", join_all(asks)).await {
+        let error = answer.unwrap_err();
+        assert!(matches!(error.failure(), Some(Error::StartFailed { .. })), "{error}");
+    }
+    assert_eq!(all[0][0].actor_count(), 0);
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_messages_timeout_is_kept_while_its_grain_starts_on_this_node() {
+    let world = World::new("grain-timeout");
+    let all = gated(&world).await;
+    let grain = all[0][0].grain::<Gated>("slow");
+    let began = now();
+    // The second one waits behind the first.
+    let asks = [100, 200].map(|ms| grain.ask(Noted).timeout(Duration::from_millis(ms)).into_future());
+    for answer in join_all(asks).await {
+        let error = answer.unwrap_err();
+        assert!(matches!(error.failure(), Some(Error::Timeout { not_run: true, .. })), "{error}");
+    }
+    assert!(now() - began < Duration::from_millis(1_500), "{:?}", now() - began);
+    assert_eq!(grain.ask(Noted).await, Ok(7), "the activation went on by itself");
     shut_down(all).await;
 }

@@ -1,18 +1,30 @@
 //! Where actors are started.
 
-use std::{future::IntoFuture, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::IntoFuture,
+    sync::{Arc, Condvar, LazyLock, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use dc_actor::{Error, Ref};
+use dc_actor::{ActorRef, ActorSystem, Error, Ref};
 use dc_controlplane::TokioClock;
 use dc_core::{DataCenter, NodeId, Selector, SystemName};
 use dc_placement::Strategy;
 use dc_remoting::{PeerTarget, Remoting, RemotingConfig, ServiceId, Services};
+use kameo::{
+    Actor,
+    error::Infallible,
+    message::{Context, Message},
+};
+use multidc::RemoteActor;
 use prost::Message as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     actors::{Note, Noted, Start, Worker, WorkerArgs},
-    world::{World, now, shut_down, soon},
+    world::{SOON, World, eventually, now, shut_down, soon},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,5 +185,186 @@ async fn l3_a_repeated_spawn_is_not_a_second_run() {
     assert_eq!(places.len(), 1, "one and the same place");
     assert_eq!(all[0].iter().map(dc_actor::ActorSystem::actor_count).sum::<usize>(), 1, "one actor");
     links.shutdown(Duration::ZERO).await;
+    shut_down(all).await;
+}
+
+/// Where the making of arguments is held up, by name: true where somebody waits.
+static GATES: LazyLock<(Mutex<HashMap<String, bool>>, Condvar)> = LazyLock::new(Default::default);
+
+static MADE: LazyLock<Mutex<HashMap<String, u32>>> = LazyLock::new(Mutex::default);
+
+/// A name whose [`Gated`] is held up between the claim of its name and its start, until this is opened.
+pub(crate) struct Gate(&'static str);
+
+impl Gate {
+    pub(crate) fn closed(name: &'static str) -> Self {
+        GATES.0.lock().expect("no test panics with it").insert(name.to_owned(), false);
+        Self(name)
+    }
+
+    pub(crate) async fn until_reached(&self) {
+        eventually("it is held up", || async {
+            let gates = GATES.0.lock().expect("no test panics with it");
+            (gates.get(self.0) == Some(&true)).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) fn open(self) {
+        GATES.0.lock().expect("no test panics with it").remove(self.0);
+        GATES.1.notify_all();
+    }
+
+    fn pass(name: &str) {
+        let mut gates = GATES.0.lock().expect("no test panics with it");
+        if let Some(reached) = gates.get_mut(name) {
+            *reached = true;
+            let (_gates, waited) = GATES.1.wait_timeout_while(gates, SOON, |gates| gates.contains_key(name)).unwrap();
+            assert!(!waited.timed_out(), "{name} is opened in time");
+        }
+    }
+}
+
+/// An actor, or a grain, whose arguments pass a gate when they are made.
+#[derive(RemoteActor)]
+#[remote(name = "gated")]
+pub(crate) struct Gated;
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct GatedArgs(pub(crate) String);
+
+impl GatedArgs {
+    pub(crate) fn of(name: &str) -> Self {
+        *MADE.lock().expect("no test panics with it").entry(name.to_owned()).or_default() += 1;
+        Gate::pass(name);
+        Self(name.to_owned())
+    }
+
+    /// How often those of this name were made.
+    pub(crate) fn made(name: &str) -> u32 {
+        MADE.lock().expect("no test panics with it").get(name).copied().unwrap_or_default()
+    }
+}
+
+impl<'de> Deserialize<'de> for GatedArgs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|name| Self::of(&name))
+    }
+}
+
+impl Actor for Gated {
+    type Args = GatedArgs;
+    type Error = Infallible;
+    async fn on_start(args: GatedArgs, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        if args.0.starts_with("slow") {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        assert!(!args.0.starts_with("fails"), "told to fail");
+        Ok(Self)
+    }
+}
+
+impl Message<Noted> for Gated {
+    type Reply = u32;
+    async fn handle(&mut self, _: Noted, _: &mut Context<Self, u32>) -> u32 {
+        7
+    }
+}
+
+/// The first fields of a directory's questions and answers, as members of a datacenter exchange them.
+#[derive(Serialize, Deserialize)]
+struct Framed<T> {
+    clock: u64,
+    body: T,
+}
+
+#[derive(Serialize)]
+#[expect(dead_code, reason = "the place of a variant is its number on the wire")]
+enum Question {
+    Claim,
+    Lookup { key: String, backup: bool },
+    Release,
+    Replicate,
+    Forget,
+    Pull,
+    Evict { lost: dc_cluster::Entry, kept: dc_cluster::Entry },
+}
+
+#[derive(Deserialize)]
+enum Told {
+    Granted,
+    Same,
+    Taken,
+    Found(Option<dc_cluster::Entry>),
+}
+
+/// Tells `system` what a member that answers for `key` would, after a partition in which an older actor had it.
+pub(crate) async fn evict(world: &str, system: &ActorSystem, key: &str) {
+    let config = RemotingConfig::builder(SystemName::new(world).unwrap(), system.data_center().id().clone(), NodeId(9));
+    let links = Remoting::start(config.build().unwrap(), Arc::new(TokioClock), Services::new()).await.expect("starts");
+    let peer = links.peer(PeerTarget::node(system.endpoint().clone(), system.node_id()));
+    let ask = async |body: Question| {
+        let body = postcard::to_allocvec(&Framed { clock: 0, body }).unwrap();
+        soon("an answer", peer.call(ServiceId(1), body.into(), SOON)).await.expect("answers")
+    };
+    let answer = ask(Question::Lookup { key: key.to_owned(), backup: false }).await;
+    let told: Framed<Told> = postcard::from_bytes(&answer).expect("reads");
+    let Told::Found(Some(lost)) = told.body else { panic!("{key} is held") };
+    let kept = dc_cluster::Entry { holder: NodeId(9), age: 0, ..lost.clone() };
+    ask(Question::Evict { lost, kept }).await;
+    links.shutdown(Duration::ZERO).await;
+}
+
+/// One node that knows [`Gated`] as an actor.
+async fn gated(world: &World) -> Vec<Vec<ActorSystem>> {
+    let system = world.describe("dc-1", &[]).actor::<Gated>(|kind| kind.handles::<Noted>()).start().await;
+    let all = vec![vec![system.expect("starts")]];
+    crate::world::until_known(&all).await;
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a2_an_eviction_between_claim_and_start_stops_the_actor() {
+    let world = World::new("a2-early");
+    let all = gated(&world).await;
+    let gate = Gate::closed("a2-early");
+    let spawn = all[0][0].spawn_on::<Gated>("evicted", GatedArgs("a2-early".into())).in_data_center("dc-1");
+    let spawn = tokio::spawn(spawn.into_future());
+    gate.until_reached().await;
+    evict("a2-early", &all[0][0], "a/evicted").await;
+    gate.open();
+    let failed = soon("spawn", spawn).await.unwrap();
+    assert!(matches!(failed, Err(Error::StartFailed { .. })), "{failed:?}");
+    assert_eq!(all[0][0].actor_count(), 0, "it has ended");
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn d6_a_spawn_under_way_does_not_outlive_shutdown() {
+    let world = World::new("d6-spawn");
+    let all = gated(&world).await;
+    let system = all[0][0].clone();
+    let gate = Gate::closed("d6-spawn");
+    let spawn = system.spawn_on::<Gated>("late", GatedArgs("d6-spawn".into())).in_data_center("dc-1");
+    let spawn = tokio::spawn(spawn.into_future());
+    gate.until_reached().await;
+    shut_down(all).await;
+    gate.open();
+    let failed = soon("spawn", spawn).await.unwrap();
+    assert!(matches!(failed, Err(Error::StartFailed { .. })), "{failed:?}");
+    assert_eq!(system.actor_count(), 0, "it has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spawns_timeout_is_kept_while_the_actor_starts_on_this_node() {
+    let world = World::new("spawn-timeout");
+    let all = world.start(["dc-1"], 1).await;
+    let args = WorkerArgs { start: Start::Slow(2_000), ..WorkerArgs::default() };
+    let began = now();
+    let late = all[0][0].spawn_on::<Worker>("late", args).timeout(Duration::from_millis(100)).await.unwrap_err();
+    assert!(now() - began < Duration::from_millis(1_500), "{:?}", now() - began);
+    assert!(matches!(late, Error::Timeout { not_run: false, .. }), "{late:?}");
+    let worker = eventually("it goes on", || async { all[0][0].actor_of::<Worker>("late").await.ok() }).await;
+    assert_eq!(soon("an answer", worker.ask(Noted).into_future()).await, Ok(vec![]));
     shut_down(all).await;
 }
