@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::GossipTiming,
-    identity::{Identity, Rank},
+    identity::{Identity, Rank, next_seniority},
     seal::{Dropped, Envelope},
 };
 
@@ -304,7 +304,7 @@ impl Core {
     /// Nobody answered: this node is the first.
     fn found(&mut self, now: Instant) {
         tracing::info!(node = %self.own.node.short(), "nobody answered: founding the datacenter's cluster");
-        self.become_member(now, self.highest + 1);
+        self.become_member(now, next_seniority(self.highest));
         self.phase = Phase::Joined;
         self.refresh(now);
     }
@@ -359,11 +359,11 @@ impl Core {
         }
         match self.me() {
             Some(me) if matches!(self.phase, Phase::Joined) => {
+                let highest = self.highest;
                 if asker.is_none() {
                     // The asker takes the next seniority: the next asker takes the one after.
-                    self.highest += 1;
+                    self.highest = next_seniority(highest);
                 }
-                let highest = if asker.is_none() { self.highest - 1 } else { self.highest };
                 let you = asker.as_ref().map_or(Seen::Unknown, |asker| self.seen(asker));
                 let tell = Tell { highest, ..self.tell(me, asker, you, nonce, 0) };
                 self.send(from, &Packet::Tell(tell));
@@ -381,11 +381,14 @@ impl Core {
         if tell.from.addr == self.own.addr {
             return;
         }
-        self.highest = self.highest.max(tell.highest).max(tell.from.seniority);
+        let asked = tell.nonce == self.nonce;
+        if asked {
+            self.highest = self.highest.max(tell.highest).max(tell.from.seniority);
+        }
         let Some(me) = self.me() else {
-            if tell.nonce == self.nonce && tell.to.is_none() {
+            if asked && tell.to.is_none() {
                 self.learn(&tell);
-                self.become_member(now, self.highest + 1);
+                self.become_member(now, next_seniority(self.highest));
                 self.announce(now, tell.from);
             }
             return;
@@ -406,7 +409,9 @@ impl Core {
                     self.announce(now, tell.from);
                 }
             }
-            Verdict::IYield => self.rejoin(now, &tell),
+            Verdict::IYield if asked => self.rejoin(now, &tell),
+            // Who comes back needs the highest seniority, and takes it only from an answer.
+            Verdict::IYield => self.ask(tell.from.addr),
             Verdict::TheyYield if tell.hops < MAX_HOPS => {
                 let word = self.tell(me, Some(tell.from), they, 0, tell.hops + 1);
                 self.send(tell.from.addr, &Packet::Tell(word));
@@ -439,7 +444,7 @@ impl Core {
         let surplus = self.acquaintances.len().saturating_sub(ACQUAINTANCES);
         self.acquaintances.drain(..surplus);
         self.contact_wait = self.first_contact_wait();
-        self.become_member(now, self.highest + 1);
+        self.become_member(now, next_seniority(self.highest));
         self.out.rejoined = Some(self.highest);
     }
 

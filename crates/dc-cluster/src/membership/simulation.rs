@@ -10,10 +10,15 @@ use dc_core::{Clock, DcView, Endpoint, NodeId, SystemClock, SystemName};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::core::{Core, MAX_DATAGRAM, Own};
+use super::{
+    core::{Core, MAX_DATAGRAM, Own},
+    split::{Seen, Standing},
+    wire::{Packet, Tell},
+};
 use crate::{
     config::GossipTiming,
     events::{ClusterEvent, between},
+    identity::{Identity, MAX_SENIORITY},
     seal::{Dropped, Envelope, GossipKey},
 };
 
@@ -491,6 +496,89 @@ fn a_key_can_be_rotated_while_the_cluster_runs() {
     world.nodes.remove(&addr(1));
     world.start_with(3, 3, &[addr(2)], None, &[new, old]);
     world.until("sealing with the new key", SECONDS(3), |w| w.agree(&[2, 3], Some(2)));
+}
+
+/// Datagrams of a rogue at port 500 that claims `seniority`, for the member `to`.
+fn rogue_packets(to: Identity, seniority: u64) -> Vec<Vec<u8>> {
+    let rogue = Identity { addr: addr(500), seniority, node: NodeId(500), named: false };
+    let header = foca::Header { src: rogue, src_incarnation: 0, dst: to, message: foca::Message::Ping(1) };
+    let header = postcard::to_stdvec(&header).unwrap();
+    let packets = [
+        Packet::Foca(&header),
+        Packet::Ask { nonce: 1, node: rogue.node, from: Some(rogue) },
+        Packet::Leave(rogue),
+        Packet::Tell(rogue_tell(rogue, Some(to), 1)),
+    ];
+    packets.iter().map(|packet| packet.encode().unwrap()).collect()
+}
+
+/// The word of a rogue, unasked, that `to` has to give way to it.
+fn rogue_tell(from: Identity, to: Option<Identity>, highest: u64) -> Tell {
+    let standing = Standing { size: 1_000, leader: (0, NodeId(0)), me: from.rank() };
+    let endpoint = Endpoint::from(from.addr);
+    Tell { nonce: 0, hops: 0, to, from, endpoint, highest, you: Seen::Down, standing }
+}
+
+#[test]
+fn seniorities_that_leave_no_room_for_others_are_malformed() {
+    let mut world = World::cluster(1, &[1, 2]);
+    let envelope = Envelope::new(&SystemName::new("app").unwrap(), &"dc".parse().unwrap(), &[]);
+    let to = Identity { addr: addr(1), seniority: 1, node: NodeId(1), named: false };
+    let rogue = Identity { addr: addr(500), seniority: 3, node: NodeId(500), named: false };
+    for seniority in [MAX_SENIORITY + 1, u64::MAX] {
+        let tells = [Some(to), None].map(|to| Packet::Tell(rogue_tell(rogue, to, seniority)).encode().unwrap());
+        for body in rogue_packets(to, seniority).into_iter().chain(tells) {
+            let now = world.now;
+            let core = &mut world.nodes.get_mut(&addr(1)).unwrap().core;
+            assert_eq!(core.on_datagram(now, rogue.addr, &envelope.close(&body)), Err(Dropped::Malformed));
+        }
+    }
+    world.start(3);
+    world.until("joining", SECONDS(3), |w| w.agree(&[1, 2, 3], Some(1)));
+    // One more for each question of others that was answered meanwhile.
+    let seniority = world.view(3).member(NodeId(3)).unwrap().seniority;
+    assert!((3..10).contains(&seniority), "{seniority}");
+}
+
+#[test]
+fn the_highest_seniority_is_taken_only_from_an_answer() {
+    let envelope = Envelope::new(&SystemName::new("app").unwrap(), &"dc".parse().unwrap(), &[]);
+    let rogue = Identity { addr: addr(500), seniority: 3, node: NodeId(500), named: false };
+    let mut world = World::new(1);
+    world.start(1);
+    for round in 0..2 {
+        // Before it is a member, and after.
+        let to = Identity { addr: addr(1), seniority: 1, node: NodeId(1), named: false };
+        for to in [Some(to), None] {
+            let body = Packet::Tell(rogue_tell(rogue, to, MAX_SENIORITY)).encode().unwrap();
+            world.with(addr(1), |core, now| {
+                assert_eq!(core.on_datagram(now, rogue.addr, &envelope.close(&body)), Ok(()));
+            });
+        }
+        world.until("founding", SECONDS(3), |w| w.agree(&[1], Some(1)));
+        assert_eq!(world.view(1).members[0].seniority, 1, "round {round}");
+    }
+    assert!(world.nodes[&addr(1)].rejoined.is_empty(), "it asks first, and nobody answers");
+    world.start(2);
+    world.until("joining", SECONDS(3), |w| w.agree(&[1, 2], Some(1)));
+    assert_eq!(world.view(2).member(NodeId(2)).unwrap().seniority, 2);
+}
+
+#[test]
+fn a_member_at_the_highest_seniority_breaks_nobody() {
+    let envelope = Envelope::new(&SystemName::new("app").unwrap(), &"dc".parse().unwrap(), &[]);
+    let mut world = World::cluster(1, &[1, 2]);
+    let to = Identity { addr: addr(1), seniority: 1, node: NodeId(1), named: false };
+    for body in rogue_packets(to, MAX_SENIORITY) {
+        world.with(addr(1), |core, now| {
+            assert_eq!(core.on_datagram(now, addr(500), &envelope.close(&body)), Ok(()));
+        });
+    }
+    // The rogue never answers, so it goes; others can still come, and the old leader stays.
+    for port in [3, 4] {
+        world.start(port);
+    }
+    world.until("joining", SECONDS(30), |w| w.agree(&[1, 2, 3, 4], Some(1)));
 }
 
 #[test]

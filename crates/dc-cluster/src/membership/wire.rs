@@ -6,7 +6,7 @@ use dc_core::{Endpoint, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::split::{Seen, Standing};
-use crate::identity::Identity;
+use crate::identity::{Identity, read_seniority};
 
 /// The body of a datagram.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,7 @@ pub(crate) struct Tell {
     /// Where the teller takes links.
     pub(crate) endpoint: Endpoint,
     /// The highest seniority that the teller knows of.
+    #[serde(deserialize_with = "read_seniority")]
     pub(crate) highest: u64,
     /// What the receiver is to the teller.
     pub(crate) you: Seen,
