@@ -88,11 +88,11 @@ impl Demo {
         let ttl = Duration::from_millis(args.ttl_ms);
         let mut demo = Self { started, url, ttl, dc1: Vec::new(), dc2: Vec::new(), _dir: dir };
         demo.say(format!("two datacenters of three nodes each, on {}", demo.url));
-        // An earlier run on the same store may have left a word that stands (P8).
-        demo.dcctl(&["dc", "intent", "set", "eu-west-1/dc-2", "serve", "--absent"]).await?;
         let (dc1, dc2) =
             tokio::try_join!(demo.data_center("dc-1", "us-east-1"), demo.data_center("dc-2", "eu-west-1"))?;
         (demo.dc1, demo.dc2) = (dc1, dc2);
+        // An earlier run on the same store may have left a word that stands (P8).
+        demo.dcctl(&["dc", "intent", "set", "eu-west-1/dc-2", "serve", "--absent"]).await?;
         for node in demo.dc1.iter().chain(&demo.dc2) {
             let ready = node.until("ready, and sees both datacenters", SOON, |status| {
                 let both = status.data_centers.iter().filter(|dc| dc.routable == "placements" && dc.endpoints == 3);
