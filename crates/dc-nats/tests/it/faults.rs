@@ -5,6 +5,7 @@ use std::time::Duration;
 use dc_controlplane::{ControlPlane, Error, Expected, WatchEvent};
 use dc_core::DataCenterRecord;
 use dc_nats::{NatsConfig, NatsControlPlane};
+use futures::{StreamExt, stream};
 
 use crate::support::{
     admin, at, find, record, refused, register_at_last, replay,
@@ -38,6 +39,24 @@ async fn renew(plane: &NatsControlPlane, held: &mut DataCenterRecord) {
         Err(err) => panic!("renewing: {err:?}"),
     })
     .await;
+}
+
+/// A page without a key says nothing of its own as of when that is.
+#[tokio::test]
+async fn p6_a_replicated_bucket_with_an_empty_page_is_listed() {
+    let cluster = Cluster::start();
+    let urls = cluster.urls();
+    let plane = connect(&urls, 3, Duration::from_secs(10)).await;
+    // Strangers' keys, too many for one page; none of them on the second page of four (shards 4 to 7).
+    let client = admin::client(&urls).await;
+    let writes = stream::iter(0..1_200).map(|n| {
+        let key = format!("{}.0.stranger-{n}", ["0", "8", "c"][n % 3]);
+        let client = &client;
+        async move { admin::put(client, "multidc", &key, b"").await }
+    });
+    writes.buffer_unordered(50).collect::<Vec<_>>().await;
+    let listing = plane.list_all().await.expect("P6: a list of several pages");
+    assert_eq!(listing.skipped.len(), 1_200);
 }
 
 #[tokio::test]
