@@ -157,34 +157,52 @@ struct SpawnBody {
     args: Bytes,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l3_a_repeated_spawn_is_not_a_second_run() {
-    let world = World::new("l3-repeat");
-    let all = world.start(["dc-1"], 3).await;
+/// Asks every node twice for one and the same spawn: status and body of the answers.
+async fn spawn_again_and_again(world: &str, all: &[Vec<ActorSystem>], args: &WorkerArgs) -> Vec<(u32, Bytes)> {
     let stranger = DataCenter::new("dc-9").build().unwrap();
-    let config = RemotingConfig::builder(SystemName::new("l3-repeat").unwrap(), stranger.id().clone(), NodeId(9));
+    let config = RemotingConfig::builder(SystemName::new(world).unwrap(), stranger.id().clone(), NodeId(9));
     let clock = Arc::new(TokioClock);
     let links = Remoting::start(config.build().unwrap(), clock, Services::new()).await.expect("starts");
-    let args = postcard::to_allocvec(&WorkerArgs::default()).unwrap();
     let body = SpawnBody {
         kind: "worker".into(),
         name: "once".into(),
         request: Bytes::from_static(&[7; 16]),
-        args: args.into(),
+        args: postcard::to_allocvec(args).unwrap().into(),
     };
     let body = Bytes::from(body.encode_to_vec());
-    let mut places = Vec::new();
+    let mut answers = Vec::new();
     for system in all.iter().flatten().chain(all.iter().flatten()) {
         let peer = links.peer(PeerTarget::node(system.endpoint().clone(), system.node_id()));
         let asked = peer.call_for_answer(ServiceId(16), body.clone(), Duration::from_secs(5)).await;
         let answer = asked.expect("answers");
-        assert_eq!(answer.status, 0, "{:?}", answer.body);
-        places.push(answer.body);
+        answers.push((answer.status, answer.body));
     }
+    links.shutdown(Duration::ZERO).await;
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_a_repeated_spawn_is_not_a_second_run() {
+    let world = World::new("l3-repeat");
+    let all = world.start(["dc-1"], 3).await;
+    let mut places = spawn_again_and_again("l3-repeat", &all, &WorkerArgs::default()).await;
+    assert!(places.iter().all(|(status, _)| *status == 0), "{places:?}");
     places.dedup();
     assert_eq!(places.len(), 1, "one and the same place");
-    assert_eq!(all[0].iter().map(dc_actor::ActorSystem::actor_count).sum::<usize>(), 1, "one actor");
-    links.shutdown(Duration::ZERO).await;
+    assert_eq!(all[0].iter().map(ActorSystem::actor_count).sum::<usize>(), 1, "one actor");
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_a_repeated_spawn_of_what_failed_to_start_is_told_so() {
+    let world = World::new("l3-failed");
+    let all = world.start(["dc-1"], 3).await;
+    let args = WorkerArgs { start: Start::Fails, ..WorkerArgs::default() };
+    for (status, body) in spawn_again_and_again("l3-failed", &all, &args).await {
+        assert_ne!(status, 0, "{body:?}");
+        assert!(String::from_utf8_lossy(&body).contains("fail"), "{body:?}");
+    }
+    assert_eq!(all[0].iter().map(ActorSystem::actor_count).sum::<usize>(), 0);
     shut_down(all).await;
 }
 
@@ -287,7 +305,7 @@ enum Question {
     Replicate,
     Forget,
     Pull,
-    Evict { lost: dc_cluster::Entry, kept: dc_cluster::Entry },
+    Evict { lost: Box<dc_cluster::Entry>, kept: Box<dc_cluster::Entry> },
 }
 
 #[derive(Deserialize)]
@@ -311,7 +329,7 @@ pub(crate) async fn evict(world: &str, system: &ActorSystem, key: &str) {
     let told: Framed<Told> = postcard::from_bytes(&answer).expect("reads");
     let Told::Found(Some(lost)) = told.body else { panic!("{key} is held") };
     let kept = dc_cluster::Entry { holder: NodeId(9), age: 0, ..lost.clone() };
-    ask(Question::Evict { lost, kept }).await;
+    ask(Question::Evict { lost: Box::new(lost), kept: Box::new(kept) }).await;
     links.shutdown(Duration::ZERO).await;
 }
 
