@@ -119,8 +119,6 @@ impl Etcd {
             format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
             format!("--initial-cluster={cluster}"),
             "--log-level=warn".to_owned(),
-            // Nothing here outlives a power loss; a killed process loses nothing by it.
-            "--unsafe-no-fsync".to_owned(),
         ];
         args.extend(extra.iter().map(ToString::to_string));
         Self { dir, args, port, scheme: "http", metrics_port: None, running: Mutex::new(None) }
