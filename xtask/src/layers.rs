@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["dc-core", "dc-macros"],
     &["dc-controlplane"],
     &["dc-nats", "dc-etcd", "dc-sqlite", "dc-cache", "dc-placement", "dc-remoting"],
-    &["dc-cluster", "dc-controller"],
+    &["dc-cluster", "dc-controller", "dc-ownership"],
     &["dc-actor"],
     &["multidc"],
     &["dcctl", "multidc-tests", "multidc-examples", "xtask"],

@@ -4,7 +4,8 @@
 //! Owns the [`ControlPlane`] contract with its numbered guarantees, the errors,
 //! what a backend says of itself ([`Capabilities`]), the format of what is
 //! stored ([`codec`]), the in-memory plane ([`memory`]) and the suite that
-//! checks a backend (`conformance`, a feature of that name). Must not know:
+//! checks a backend (`conformance`, a feature of that name), and a second contract, for
+//! ownership in the world ([`ownership`]). Must not know:
 //! NATS, etcd, actors, sockets; they depend on us, never we on them.
 //!
 //! Reading order: [`ControlPlane`], [`WatchEvent`], [`Error`], [`Capabilities`], [`codec`].
@@ -24,6 +25,8 @@ pub mod config;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod memory;
+pub mod ownership;
+pub mod tls;
 
 pub use capabilities::{Capabilities, Durability};
 pub use clock::{TokioClock, wall_ms};

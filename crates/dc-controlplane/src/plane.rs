@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, StoreId, Version};
 use futures::stream::BoxStream;
 
-use crate::{Capabilities, Corrupt, Error, StateChange, Writer};
+use crate::{Capabilities, Corrupt, Error, StateChange, Writer, ownership::OwnershipStore};
 
 /// Shared registry of datacenters; backends are NATS, etcd, SQLite, memory, or yours.
 ///
@@ -91,6 +91,12 @@ pub trait ControlPlane: fmt::Debug + Send + Sync + 'static {
 
     /// Removes the record of `id` if the store holds `version` (P10). Intents stay (P8).
     async fn deregister(&self, id: &DataCenterId, version: Version) -> Result<(), Error>;
+
+    /// The documents by which ownership in the world is decided, on the same store. `None`, the default: this backend
+    /// does not have them, and whoever asks for global actors is told so at start.
+    fn ownership(&self) -> Option<Arc<dyn OwnershipStore>> {
+        None
+    }
 }
 
 /// What must be stored for a write to be accepted.
@@ -224,6 +230,9 @@ macro_rules! forward {
             }
             async fn deregister(&self, id: &DataCenterId, version: Version) -> Result<(), Error> {
                 (**self).deregister(id, version).await
+            }
+            fn ownership(&self) -> Option<Arc<dyn OwnershipStore>> {
+                (**self).ownership()
             }
         }
     )+};

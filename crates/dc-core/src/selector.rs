@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{DataCenter, DataCenterId, Invalid, invalid::check_name};
 
 /// Where a selector starts: `Selector::name("dc-2").region("eu-west-1")`.
@@ -51,17 +53,25 @@ impl Selector {
 }
 
 /// What a datacenter must be to be chosen; what is left out matches anything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+///
+/// Where it is stored, a condition that is not known is an error: passed over, it would match more than was meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct DataCenterSelector {
     /// The name, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The region, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// The zone, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// Labels that it must carry, each with this value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The id, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<DataCenterId>,
 }
 
