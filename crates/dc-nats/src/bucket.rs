@@ -13,7 +13,7 @@ use std::{
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use dc_controlplane::{Capabilities, Corrupt, Durability, Error, codec};
+use dc_controlplane::{Capabilities, Corrupt, Durability, Error};
 use dc_core::{SharedClock, StoreId, Version};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::NatsConfig,
     error::{ApiError, BACKEND, Call, Failure, cannot_work},
+    keys::STORE_ID,
     quorum::{Quorum, Replicas},
     wire::{Ack, Read, Wire, write_headers},
 };
@@ -404,7 +405,7 @@ impl Pause {
 
 pub(crate) fn parse_store_id(payload: &[u8]) -> Result<StoreId, Error> {
     let text = String::from_utf8_lossy(payload);
-    let corrupt = |err: dc_core::Invalid| Corrupt { key: codec::STORE_ID.to_owned(), why: err.to_string() };
+    let corrupt = |err: dc_core::Invalid| Corrupt { key: STORE_ID.to_owned(), why: err.to_string() };
     text.parse().map_err(|err| corrupt(err).into())
 }
 

@@ -31,6 +31,7 @@ pub struct NatsConfig {
     pub(crate) strict: bool,
     pub(crate) fsync_always: bool,
     pub(crate) require_at_start: bool,
+    pub(crate) inbox_prefix: String,
 }
 
 /// How to prove who we are; one kind only.
@@ -49,6 +50,16 @@ impl Credentials {
             Self::Nkey(_) => "nkey",
             Self::Token(_) => "token",
             Self::UserPassword(..) => "user and password",
+        }
+    }
+
+    /// What was shown to the servers, for errors: no secret.
+    fn shown(&self) -> String {
+        match self {
+            Self::File(path) => format!("the credentials file {}", path.display()),
+            Self::Nkey(_) => "the nkey".to_owned(),
+            Self::Token(_) => "the token".to_owned(),
+            Self::UserPassword(user, _) => format!("user `{user}` with the password given"),
         }
     }
 }
@@ -71,6 +82,7 @@ impl NatsConfig {
                 strict: false,
                 fsync_always: false,
                 require_at_start: false,
+                inbox_prefix: "_INBOX".to_owned(),
             },
             credentials: Vec::new(),
         }
@@ -84,6 +96,21 @@ impl NatsConfig {
     /// How long a call may take.
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout
+    }
+
+    /// What we show to the servers, for errors: no secret.
+    pub(crate) fn shown(&self) -> String {
+        let certificate = self.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
+        match (&self.credentials, certificate) {
+            (Some(credentials), _) => credentials.shown(),
+            (None, Some(path)) => format!("the client certificate {}, without further credentials", path.display()),
+            (None, None) => "a client without credentials".to_owned(),
+        }
+    }
+
+    /// Whether the connection is to be encrypted, as far as we say.
+    pub(crate) fn wants_tls(&self) -> bool {
+        self.tls.is_some() || self.servers.iter().any(ServerAddr::tls_required)
     }
 }
 
@@ -183,6 +210,13 @@ impl NatsConfigBuilder {
         self
     }
 
+    /// What the subjects begin with to which answers are sent. Default `_INBOX`. With one of its own, an account needs
+    /// no right to hear the answers to others.
+    pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.config.inbox_prefix = prefix.into();
+        self
+    }
+
     /// Checks every rule.
     ///
     /// # Errors
@@ -197,6 +231,7 @@ impl NatsConfigBuilder {
         }
         credentials.dedup();
         check_namespace("bucket", &config.bucket)?;
+        check_namespace("inbox prefix", &config.inbox_prefix)?;
         let timeout = config.request_timeout;
         check_duration("request timeout", timeout, Duration::from_millis(100), Duration::from_secs(300))?;
         if !(1..=5).contains(&config.replicas) {
@@ -350,6 +385,7 @@ mod tests {
             (NatsConfig::builder("nats://h,,"), "url"),
             (base().bucket("a.b"), "bucket"),
             (base().bucket(""), "bucket"),
+            (base().inbox_prefix("a.*"), "inbox prefix"),
             (base().request_timeout(Duration::ZERO), "request timeout"),
             (base().replicas(0), "replicas"),
             (base().replicas(6), "replicas"),

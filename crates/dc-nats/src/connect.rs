@@ -34,6 +34,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 pub(crate) struct Link {
     client: Client,
     news: watch::Receiver<News>,
+    /// What we show to the servers, for errors.
+    shown: Arc<str>,
+    /// What a refusal of the subject for answers reads like.
+    inbox_refused: Arc<str>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -55,12 +59,18 @@ impl Link {
     pub(crate) async fn open(config: &NatsConfig) -> Result<Self, Error> {
         let (news, receiver) = watch::channel(News::default());
         let news = Arc::new(news);
+        let link = |client| Self {
+            client,
+            news: receiver,
+            shown: config.shown().into(),
+            inbox_refused: format!("Subscription to \"{}", config.inbox_prefix).into(),
+        };
         let mut why: BoxError = "no server answers".into();
         let first = Self::first(config, &news, &mut why);
         if let Ok(first) = tokio::time::timeout(config.request_timeout, first).await
             && let Some(client) = first?
         {
-            return Ok(Self { client, news: receiver });
+            return Ok(link(client));
         }
         if config.require_at_start {
             let outcome = Outcome::Unchanged;
@@ -69,13 +79,13 @@ impl Link {
         tracing::warn!(error = %why, servers = ?servers(config), "no NATS server answers; trying on");
         news.send_modify(|news| news.failure = Some(why.to_string()));
         let lazy = options(config, &news).await?.retry_on_initial_connect();
-        let client = lazy.connect(&config.servers[..]).await.map_err(|err| match classify(err) {
+        let client = lazy.connect(&config.servers[..]).await.map_err(|err| match classify(err, config) {
             Ok(source) => {
                 Error::Unreachable { backend: BACKEND, operation: "connect", outcome: Outcome::Unchanged, source }
             }
             Err(err) => err,
         })?;
-        Ok(Self { client, news: receiver })
+        Ok(link(client))
     }
 
     /// Tries all servers once; again and again where one is required. `why` tells why none is connected yet.
@@ -84,12 +94,17 @@ impl Link {
         news: &Arc<watch::Sender<News>>,
         why: &mut BoxError,
     ) -> Result<Option<Client>, Error> {
+        let mut hung_up = 0;
         loop {
             match options(config, news).await?.connect(&config.servers[..]).await {
                 Ok(client) => return Ok(Some(client)),
-                Err(err) => *why = classify(err)?,
+                Err(err) => {
+                    // A server that refuses our certificate says so and hangs up: its word may be lost on the way.
+                    hung_up += u32::from(config.wants_tls() && was_hung_up(&err));
+                    *why = classify(err, config)?;
+                }
             }
-            if !config.require_at_start {
+            if !config.require_at_start && !(1..=3).contains(&hung_up) {
                 return Ok(None);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -142,14 +157,14 @@ impl Link {
     /// Whether the servers refuse our credentials.
     pub(crate) fn refused(&self) -> Option<Error> {
         let failure = self.failure()?;
-        is_refusal(&failure).then(|| denied(failure))
+        is_refusal(&failure).then(|| refused(&self.shown, &failure))
     }
 
     /// A watch for refusals of what is sent to `subject` from now on; see [`Violations::next`].
-    pub(crate) fn violations<'s>(&self, subject: &'s str) -> Violations<'s> {
+    pub(crate) fn violations<'s>(&'s self, subject: &'s str) -> Violations<'s> {
         let mut news = self.news.clone();
         let seen = news.borrow_and_update().violations;
-        Violations { news, seen, subject }
+        Violations { news, seen, subject, inbox_refused: &self.inbox_refused }
     }
 
     /// Refuses servers that are too old.
@@ -172,6 +187,7 @@ pub(crate) struct Violations<'s> {
     news: watch::Receiver<News>,
     seen: u64,
     subject: &'s str,
+    inbox_refused: &'s str,
 }
 
 impl Violations<'_> {
@@ -184,7 +200,7 @@ impl Violations<'_> {
             }
             let news = self.news.borrow_and_update().clone();
             let ours = news.violation.contains(&format!("\"{}\"", self.subject));
-            if news.violations > self.seen && (ours || news.violation.contains("Subscription to \"_INBOX")) {
+            if news.violations > self.seen && (ours || news.violation.contains(self.inbox_refused)) {
                 return denied(news.violation);
             }
             self.seen = news.violations;
@@ -217,6 +233,7 @@ async fn options(config: &NatsConfig, news: &Arc<watch::Sender<News>>) -> Result
     let news = Arc::clone(news);
     Ok(options
         .name("multidc")
+        .custom_inbox_prefix(&config.inbox_prefix)
         .ping_interval(PING_INTERVAL)
         .connection_timeout(config.request_timeout.min(Duration::from_secs(5)))
         // Calls are bounded as a whole.
@@ -277,26 +294,48 @@ fn is_refusal(text: &str) -> bool {
 }
 
 /// Tells what no waiting mends (an error) from what it may (why, as the value).
-fn classify(err: ConnectError) -> Result<BoxError, Error> {
+fn classify(err: ConnectError, config: &NatsConfig) -> Result<BoxError, Error> {
     // The client tells a server's refusal by other words as an I/O error.
     let text = chain(&err);
     match err.kind() {
-        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => Err(denied(text)),
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            Err(refused(&config.shown(), &text))
+        }
         ConnectErrorKind::Tls => Err(Invalid::new("tls", text, "must be files that TLS can use").into()),
         ConnectErrorKind::ServerParse => Err(Invalid::new("url", text, "must be a server's address").into()),
-        _ if certificate_refused(&err) || is_refusal(&text) => Err(denied(text)),
-        _ => Ok(err.into()),
+        _ => match tls_refusal(&err) {
+            Some(why) => Err(denied(why)),
+            None if is_refusal(&text) => Err(refused(&config.shown(), &text)),
+            None => Ok(err.into()),
+        },
     }
 }
 
-/// Whether one of the two sides refused the other's certificate.
-fn certificate_refused(err: &ConnectError) -> bool {
+/// The servers took `shown` for nobody they know: which of the credentials that is, and their own words.
+fn refused(shown: &str, words: &str) -> Error {
+    denied(format!("the servers do not let in {shown} ({words})"))
+}
+
+/// Why one of the two sides refused the other's certificate.
+fn tls_refusal(err: &ConnectError) -> Option<String> {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(err);
     while let Some(err) = source {
+        // What an I/O error wraps is not among its sources.
         let inner = err.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| err.downcast_ref::<rustls::Error>());
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))) {
-            return true;
+        if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return dc_controlplane::tls::refusal(tls);
+        }
+        source = err.source();
+    }
+    dc_controlplane::tls::refusal(err)
+}
+
+fn was_hung_up(err: &ConnectError) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(err);
+    while let Some(err) = source {
+        if let Some(err) = err.downcast_ref::<std::io::Error>() {
+            return matches!(err.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof);
         }
         source = err.source();
     }
@@ -361,6 +400,8 @@ mod tests {
 
     #[test]
     fn refusals_are_told_from_outages() {
+        let config = NatsConfig::builder("nats://h").build().unwrap();
+        let classify = |err| classify(err, &config);
         let refusal = |text: &str| {
             classify(ConnectError::with_source(ConnectErrorKind::Io, ServerError::Other(text.to_owned()))).is_err()
         };

@@ -1,15 +1,25 @@
 //! Where things lie in the bucket.
 //!
-//! A record's key is `<shard>.<shard>.records/<id>`, an intent's
-//! `<shard>.<shard>.intents/<id>`, the store's id lies under `meta/store`. The
+//! A record's key is `<shard>.<shard>.records.<id>`, an intent's
+//! `<shard>.<shard>.intents.<id>`, the store's id lies under `meta.store`. The
 //! two shard tokens are the hexadecimal digits of a hash of the id: one batched
 //! read answers for at most 1,024 keys, so larger buckets are read by shards.
+//!
+//! The kind and the id are tokens of their own, for NATS grants rights by tokens:
+//! `$KV.<bucket>.*.*.intents.>` is what an operator writes, `$KV.<bucket>.*.*.records.<id>`
+//! what the nodes of one datacenter write (`docs/stores.md`).
 
 use dc_controlplane::{Corrupt, codec};
 use dc_core::DataCenterId;
 
 /// How many shards a bucket is read in: all at once, or ever smaller shares, up to one for each pair of tokens.
 pub(crate) const PAGE_STEPS: [usize; 5] = [1, 4, 16, 64, 256];
+
+/// What keys of records begin with behind the shards; `codec`'s prefixes, but as tokens.
+const RECORDS: &str = "records.";
+const INTENTS: &str = "intents.";
+/// The key that holds the store's id.
+pub(crate) const STORE_ID: &str = "meta.store";
 
 const HEX: [&str; 16] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f"];
 
@@ -46,15 +56,15 @@ impl Keys {
     }
 
     pub(crate) fn store(&self) -> String {
-        format!("{}{}", self.prefix, codec::STORE_ID)
+        format!("{}{STORE_ID}", self.prefix)
     }
 
     pub(crate) fn record(&self, id: &DataCenterId) -> String {
-        self.sharded(codec::RECORDS, id)
+        self.sharded(RECORDS, id)
     }
 
     pub(crate) fn intent(&self, id: &DataCenterId) -> String {
-        self.sharded(codec::INTENTS, id)
+        self.sharded(INTENTS, id)
     }
 
     fn sharded(&self, kind: &str, id: &DataCenterId) -> String {
@@ -70,17 +80,17 @@ impl Keys {
     /// What `subject` stands for.
     pub(crate) fn read(&self, subject: &str) -> Key {
         let key = self.key(subject);
-        if key == codec::STORE_ID {
+        if key == STORE_ID {
             return Key::Store;
         }
         let foreign = |why: &str| Key::Foreign(Corrupt { key: key.to_owned(), why: why.to_owned() });
         let Some((shards, rest)) = key.get(..4).zip(key.get(4..)) else {
             return foreign("no key of ours");
         };
-        let (prefix, wrap): (_, fn(DataCenterId) -> Key) = if rest.starts_with(codec::RECORDS) {
-            (codec::RECORDS, Key::Record)
-        } else if rest.starts_with(codec::INTENTS) {
-            (codec::INTENTS, Key::Intent)
+        let (prefix, wrap): (_, fn(DataCenterId) -> Key) = if rest.starts_with(RECORDS) {
+            (RECORDS, Key::Record)
+        } else if rest.starts_with(INTENTS) {
+            (INTENTS, Key::Intent)
         } else {
             return foreign("no key of ours");
         };
@@ -129,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_foreign_or_writes_back_alike(key in "([0-9a-f]\\.[0-9a-f]\\.)?(records/|intents/|meta/store|)[a-z=/.0-9A-F\u{e4}-]{0,12}") {
+        fn garbage_is_foreign_or_writes_back_alike(key in "([0-9a-f]\\.[0-9a-f]\\.)?(records\\.|intents\\.|records/|meta\\.store|)[a-z=/.0-9A-F\u{e4}-]{0,12}") {
             let keys = Keys::new("b");
             let subject = format!("$KV.b.{key}");
             match keys.read(&subject) {
@@ -181,6 +191,22 @@ mod tests {
     }
 
     #[test]
+    fn p13_rights_can_be_granted_by_kind_and_by_datacenter() {
+        let keys = Keys::new("multidc");
+        let (one, other) = (id("dc-1"), id("dc-2"));
+        for name in ["dc-1", "ä b", "x.y/z=*>", "."] {
+            assert!(matches("$KV.multidc.*.*.intents.>", &keys.intent(&id(name))), "{name}");
+            assert!(!matches("$KV.multidc.*.*.intents.>", &keys.record(&id(name))), "{name}");
+        }
+        let grant = format!("$KV.multidc.*.*.records.{one}");
+        assert!(matches(&grant, &keys.record(&one)));
+        assert!(!matches(&grant, &keys.record(&other)) && !matches(&grant, &keys.intent(&one)));
+        assert!(
+            !matches("$KV.multidc.own.>", &keys.record(&one)) && !matches("$KV.multidc.meta.>", &keys.record(&one))
+        );
+    }
+
+    #[test]
     fn each_key_lies_on_exactly_one_page_of_every_step_and_the_stores_id_on_all() {
         let keys = Keys::new("multidc");
         for pages in PAGE_STEPS {
@@ -213,8 +239,8 @@ mod tests {
         for (subject, why) in [
             ("$KV.b.hello", "no key of ours"),
             ("$KV.b.a.b.c.d", "no key of ours"),
-            ("$KV.b.ä.b.records/x", "no key of ours"),
-            ("$KV.b.0.0.records/", "name"),
+            ("$KV.b.ä.b.records.x", "no key of ours"),
+            ("$KV.b.0.0.records.", "name"),
             (moved.as_str(), "wrong shard"),
         ] {
             match keys.read(subject) {

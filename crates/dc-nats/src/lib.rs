@@ -8,7 +8,7 @@
 //! # How the guarantees are kept
 //!
 //! - A [`Version`](dc_core::Version)'s revision is the stream sequence; its store is a random id that is written
-//!   once, by compare-and-set, under `meta/store` (P1).
+//!   once, by compare-and-set, under `meta.store` (P1).
 //! - Every write of a record is one publish that names the subject's last sequence (P2) and carries its lease
 //!   as the message's own TTL, so that the bucket needs no `max_age` (P3). A heartbeat writes the record again
 //!   (P7): NATS has no renewal, so each one gives a new version and wakes watchers.

@@ -54,7 +54,7 @@ pub(crate) async fn put(client: &Client, bucket: &str, key: &str, bytes: &[u8]) 
 /// Where a key lies. Written down once more, for what is stored must stay readable: two hexadecimal digits of
 /// FNV-1a over the id, folded to a byte.
 pub(crate) fn place(key: &str) -> String {
-    let Some(id) = key.strip_prefix("records/").or_else(|| key.strip_prefix("intents/")) else {
+    let Some((kind @ ("records" | "intents"), id)) = key.split_once('/') else {
         return key.to_owned();
     };
     let mut hash: u32 = 2_166_136_261;
@@ -62,5 +62,5 @@ pub(crate) fn place(key: &str) -> String {
         hash = (hash ^ u32::from(byte)).wrapping_mul(16_777_619);
     }
     let byte = hash.to_be_bytes().into_iter().fold(0, |folded, byte| folded ^ byte);
-    format!("{:x}.{:x}.{key}", byte >> 4, byte & 15)
+    format!("{:x}.{:x}.{kind}.{id}", byte >> 4, byte & 15)
 }
