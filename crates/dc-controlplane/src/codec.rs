@@ -18,6 +18,8 @@ use crate::Corrupt;
 pub const RECORDS: &str = "records/";
 /// Prefix of the keys that hold intents: `intents/<id>`.
 pub const INTENTS: &str = "intents/";
+/// Prefix of the keys that hold the documents of [`ownership`](crate::ownership): `own/<key>`.
+pub const DOCUMENTS: &str = "own/";
 /// The key that holds the store's id: 32 hexadecimal digits.
 pub const STORE_ID: &str = "meta/store";
 

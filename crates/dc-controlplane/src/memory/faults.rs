@@ -27,6 +27,16 @@ pub enum Operation {
     Watch,
     /// [`deregister`](crate::ControlPlane::deregister)
     Deregister,
+    /// [`read`](crate::ownership::OwnershipStore::read)
+    ReadDocument,
+    /// [`compare_and_set`](crate::ownership::OwnershipStore::compare_and_set)
+    CompareAndSet,
+    /// [`remove`](crate::ownership::OwnershipStore::remove)
+    RemoveDocument,
+    /// [`list`](crate::ownership::OwnershipStore::list)
+    ListDocuments,
+    /// [`watch`](crate::ownership::OwnershipStore::watch)
+    WatchDocuments,
 }
 
 impl Operation {
@@ -41,6 +51,11 @@ impl Operation {
             Self::List => "list",
             Self::Watch => "watch",
             Self::Deregister => "deregister",
+            Self::ReadDocument => "read",
+            Self::CompareAndSet => "compare_and_set",
+            Self::RemoveDocument => "remove",
+            Self::ListDocuments => "list",
+            Self::WatchDocuments => "watch",
         }
     }
 
@@ -48,7 +63,9 @@ impl Operation {
     pub(super) fn writes(self) -> bool {
         match self {
             Self::Register | Self::Heartbeat | Self::SetState | Self::SetIntent | Self::Deregister => true,
+            Self::CompareAndSet | Self::RemoveDocument => true,
             Self::Store | Self::Get | Self::List | Self::Watch => false,
+            Self::ReadDocument | Self::ListDocuments | Self::WatchDocuments => false,
         }
     }
 }

@@ -4,7 +4,8 @@
 //! server ([`MemoryStore`]), leases timed on a [`Clock`](dc_core::Clock) that is
 //! passed in, versions, watches with a bounded backlog, and faults that can be
 //! injected: at the store (stopped, frozen, wiped, rolled back, silent) and at
-//! each client (cut off, answers lost, delayed, stale). Must not know: files,
+//! each client (cut off, answers lost, delayed, stale). The documents of
+//! [`ownership`](crate::ownership) lie in the same store, under the same faults. Must not know: files,
 //! sockets, any other backend. It outlives neither its process nor its last handle.
 //!
 //! ```
@@ -21,7 +22,9 @@
 //!
 //! Reading order: [`MemoryStore`], [`MemoryControlPlane`], [`Failure`].
 
+mod documents;
 mod faults;
+mod ownership;
 mod plane;
 mod state;
 mod store;
@@ -31,6 +34,7 @@ mod watch;
 mod tests;
 
 pub use faults::{Failure, Operation};
+pub use ownership::MemoryOwnership;
 pub use plane::{MemoryControlPlane, MemoryOptions};
 pub use store::{Checkpoint, MemoryStore};
 

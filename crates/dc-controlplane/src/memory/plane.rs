@@ -4,14 +4,17 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, StoreId, Version};
+use futures::stream::BoxStream;
 use tokio::sync::oneshot;
 
 use super::{
     BACKEND,
     faults::{Failure, Faults, Operation},
-    store::{MemoryStore, Reception},
-    watch::Cursor,
+    ownership::MemoryOwnership,
+    store::{Checkpoint, MemoryStore, Reception},
+    watch::{Cursor, Event, Shared},
 };
+use crate::ownership::OwnershipStore;
 use crate::{Capabilities, ControlPlane, Durability, Error, Expected, Listing, Outcome, StateChange, Watch, Writer};
 
 /// How a client of a store in memory behaves.
@@ -19,12 +22,17 @@ use crate::{Capabilities, ControlPlane, Durability, Error, Expected, Listing, Ou
 pub struct MemoryOptions {
     /// How long a call may take (P11). Default 5 s.
     pub request_timeout: Duration,
-    /// Whether there is a watch; without it, `watch` answers `WatchUnsupported`. Default true.
+    /// Whether there is a watch; without it, `watch` answers `WatchUnsupported`. Documents are watched all the same
+    /// (O6). Default true.
     pub watch: bool,
     /// How many events may wait for a watcher, beyond the replay, before its watch is lost. Default 1,024.
     pub watch_backlog: usize,
     /// How often an idle watch says that it is in step. Default 1 s; not zero.
     pub in_step_every: Duration,
+    /// How many events may wait for a watcher of documents, beyond the replay, before its watch is lost. Default 65,536.
+    pub document_backlog: usize,
+    /// Whether it keeps documents for ownership; if not, [`ControlPlane::ownership`] answers `None`. Default true.
+    pub ownership: bool,
     /// What the capabilities say of reads. Default true; false for tests of those who must not rely on it.
     pub linearizable_reads: bool,
 }
@@ -36,6 +44,8 @@ impl Default for MemoryOptions {
             watch: true,
             watch_backlog: 1_024,
             in_step_every: Duration::from_secs(1),
+            document_backlog: 65_536,
+            ownership: true,
             linearizable_reads: true,
         }
     }
@@ -44,9 +54,9 @@ impl Default for MemoryOptions {
 /// One client of a [`MemoryStore`]. Clones are the same client, and suffer the same faults.
 #[derive(Clone)]
 pub struct MemoryControlPlane {
-    store: MemoryStore,
-    options: Arc<MemoryOptions>,
-    faults: Arc<Faults>,
+    pub(super) store: MemoryStore,
+    pub(super) options: Arc<MemoryOptions>,
+    pub(super) faults: Arc<Faults>,
 }
 
 impl MemoryControlPlane {
@@ -92,7 +102,8 @@ impl MemoryControlPlane {
         self.faults.set_delay(by);
     }
 
-    /// Makes this client's reads (get and list) show what is stored at this moment, until [`read_fresh`](Self::read_fresh).
+    /// Makes this client's reads and lists, of records and of documents, show what is stored at this moment, until
+    /// [`read_fresh`](Self::read_fresh).
     pub fn read_stale(&self) {
         let stale = self.store.apply(|state, now| {
             state.expire(now);
@@ -101,7 +112,12 @@ impl MemoryControlPlane {
         self.faults.set_stale(Some(Arc::new(stale)));
     }
 
-    /// Ends [`read_stale`](Self::read_stale).
+    /// Makes this client's reads and lists show what was stored at that moment, as [`read_stale`](Self::read_stale) does.
+    pub fn read_as_of(&self, then: &Checkpoint) {
+        self.faults.set_stale(Some(Arc::new(then.state().clone())));
+    }
+
+    /// Ends [`read_stale`](Self::read_stale) and [`read_as_of`](Self::read_as_of).
     pub fn read_fresh(&self) {
         self.faults.set_stale(None);
     }
@@ -118,7 +134,7 @@ impl MemoryControlPlane {
     }
 
     /// One call: what the faults make of it, then the store, all within the request timeout.
-    async fn call<T: Send + 'static>(
+    pub(super) async fn call<T: Send + 'static>(
         &self,
         operation: Operation,
         act: impl FnOnce(&MemoryStore) -> Result<T, Error> + Send + 'static,
@@ -150,6 +166,13 @@ impl MemoryControlPlane {
             answer
         };
         tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// The stream of what a watcher of this client reads.
+    pub(super) fn reading<E: Event>(&self, watcher: Arc<Shared<E>>) -> BoxStream<'static, Result<E, Error>> {
+        let in_step_every = self.options.in_step_every.max(Duration::from_millis(1));
+        let (store, faults) = (self.store.clone(), self.faults.clone());
+        Cursor { watcher, store, faults, in_step_every, ended: false }.into_watch()
     }
 
     /// Brings a request to the server and waits for its answer.
@@ -256,14 +279,16 @@ impl ControlPlane for MemoryControlPlane {
         }
         let limit = self.options.watch_backlog;
         let watcher = self.call(Operation::Watch, move |store| Ok(store.subscribe(limit))).await?;
-        let in_step_every = self.options.in_step_every.max(Duration::from_millis(1));
-        let (store, faults) = (self.store.clone(), self.faults.clone());
-        Ok(Cursor { watcher, store, faults, in_step_every, ended: false }.into_watch())
+        Ok(self.reading(watcher))
     }
 
     async fn deregister(&self, id: &DataCenterId, version: Version) -> Result<(), Error> {
         let id = id.clone();
         self.call(Operation::Deregister, move |store| store.apply(|state, now| state.deregister(now, &id, version)))
             .await
+    }
+
+    fn ownership(&self) -> Option<Arc<dyn OwnershipStore>> {
+        self.options.ownership.then(|| Arc::new(MemoryOwnership::new(self)) as Arc<dyn OwnershipStore>)
     }
 }

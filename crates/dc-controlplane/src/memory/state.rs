@@ -7,6 +7,7 @@ use std::{
 
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, Lease, StoreId, Version};
 
+use super::documents::Documents;
 use crate::{
     Corrupt, Error, Expected, HeldIntent, Listing, Removal, StateChange, StatePlan, WatchEvent, Writer, codec,
     plan_state,
@@ -25,6 +26,8 @@ pub(super) struct State {
     ends: BTreeSet<(Instant, DataCenterId)>,
     /// What happened and was not yet told to watchers.
     pub(super) untold: Vec<WatchEvent>,
+    /// The documents of ownership: apart from the records, counted by the same revision.
+    pub(super) documents: Documents,
 }
 
 #[derive(Clone)]
@@ -50,6 +53,7 @@ impl State {
             corrupt: BTreeMap::new(),
             ends: BTreeSet::new(),
             untold: Vec::new(),
+            documents: Documents::default(),
         }
     }
 
@@ -62,6 +66,7 @@ impl State {
         for held in renamed.intents.values_mut() {
             held.version.store = id;
         }
+        renamed.documents.rename(id);
         renamed
     }
 
@@ -69,7 +74,7 @@ impl State {
         Version::new(self.id, self.revision)
     }
 
-    fn next_version(&mut self) -> Version {
+    pub(super) fn next_version(&mut self) -> Version {
         self.revision += 1;
         self.as_of()
     }
@@ -77,6 +82,11 @@ impl State {
     /// When the next lease ends.
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.ends.first().map(|(end, _)| *end)
+    }
+
+    /// When the next document is cleaned up.
+    pub(super) fn next_clean_up(&self) -> Option<Instant> {
+        self.documents.next_end()
     }
 
     /// Removes what has expired by `now`.
@@ -90,6 +100,7 @@ impl State {
             let version = self.next_version();
             self.untold.push(WatchEvent::Removed { id, version, why: Removal::Expired });
         }
+        self.clean_up(now);
     }
 
     fn put(&mut self, now: Instant, mut record: DataCenterRecord, leased: bool) -> Version {
@@ -237,6 +248,9 @@ impl State {
                     .map_err(|err| Corrupt { key: key.to_owned(), why: err.to_string() })?;
                 Ok(())
             })
+        } else if let Some(rest) = key.strip_prefix(codec::DOCUMENTS) {
+            self.write_raw_document(rest, document);
+            Ok(())
         } else {
             // A stranger's key is none of ours.
             self.revision += 1;

@@ -16,7 +16,10 @@ use super::{
     state::State,
     watch::{Backlog, Shared},
 };
-use crate::WatchEvent;
+use crate::{
+    WatchEvent,
+    ownership::{Document, DocumentEvent, DocumentKey},
+};
 
 /// A store in memory that several planes share. Clones are the same store.
 ///
@@ -31,6 +34,12 @@ pub struct MemoryStore {
 /// A moment of a store, to go back to.
 #[derive(Clone)]
 pub struct Checkpoint(State);
+
+impl Checkpoint {
+    pub(super) fn state(&self) -> &State {
+        &self.0
+    }
+}
 
 type Waiting = Box<dyn FnOnce(&MemoryStore) + Send>;
 
@@ -47,7 +56,9 @@ struct Server {
     /// Requests that came while it was frozen, in order.
     waiting: Vec<Waiting>,
     silent_expiry: bool,
-    watchers: Vec<Weak<Shared>>,
+    watchers: Vec<Weak<Shared<WatchEvent>>>,
+    /// Those who watch documents, each with its prefix.
+    document_watchers: Vec<(String, Weak<Shared<DocumentEvent>>)>,
 }
 
 /// What becomes of a request that reaches the server.
@@ -75,6 +86,7 @@ impl MemoryStore {
             waiting: Vec::new(),
             silent_expiry: false,
             watchers: Vec::new(),
+            document_watchers: Vec::new(),
         };
         Self { inner: Arc::new(Inner { clock, requests: AtomicU64::new(0), server: Mutex::new(server) }) }
     }
@@ -130,7 +142,11 @@ impl MemoryStore {
 
     /// Loses everything: an empty store with another id. Open watches end with `WatchLost`.
     pub fn wipe(&self) {
-        let id = StoreId(rand::random());
+        self.wipe_as(StoreId(rand::random()));
+    }
+
+    /// [`wipe`](Self::wipe), the new store having this id, for runs that are to be repeated to the letter.
+    pub fn wipe_as(&self, id: StoreId) {
         self.inner.server.lock().state = State::new(id);
         self.lose_watches("the store is another one");
     }
@@ -149,7 +165,11 @@ impl MemoryStore {
 
     /// Restores a checkpoint as another store, as an operator who follows the book restores a backup.
     pub fn restore_as_new(&self, from: &Checkpoint) {
-        let id = StoreId(rand::random());
+        self.restore_as(from, StoreId(rand::random()));
+    }
+
+    /// [`restore_as_new`](Self::restore_as_new), as the store of this id.
+    pub fn restore_as(&self, from: &Checkpoint, id: StoreId) {
         self.inner.server.lock().state = from.0.renamed(id);
         self.lose_watches("the store is another one");
     }
@@ -159,10 +179,23 @@ impl MemoryStore {
         for watcher in self.watchers() {
             watcher.lose(why);
         }
+        for watcher in self.document_watchers() {
+            watcher.lose(why);
+        }
+    }
+
+    /// The document as it is stored at this moment, asked of nobody: for checks, no request.
+    pub fn document(&self, key: &DocumentKey) -> Option<Document> {
+        self.apply(|state, now| state.read(now, key))
+    }
+
+    /// Every document whose key begins with `prefix`, as stored at this moment: for checks, no request.
+    pub fn documents(&self, prefix: &str) -> Vec<Document> {
+        self.apply(|state, now| state.list_documents(now, prefix)).documents
     }
 
     /// Whether records expire without a word to watchers, as in a store that has no events for it. This breaks P4,
-    /// for tests of those who must not rely on it.
+    /// for tests of those who must not rely on it. Documents are not concerned.
     pub fn set_silent_expiry(&self, silent: bool) {
         self.inner.server.lock().silent_expiry = silent;
     }
@@ -219,11 +252,21 @@ impl MemoryStore {
                 None => false,
             });
         }
+        let events = std::mem::take(&mut server.state.documents.untold);
+        if !events.is_empty() {
+            server.document_watchers.retain(|(prefix, watcher)| match watcher.upgrade() {
+                Some(watcher) => {
+                    watcher.tell(events.iter().filter(|event| event.is_under(prefix)));
+                    true
+                }
+                None => false,
+            });
+        }
         answer
     }
 
     /// Opens a watch: what is there, then the end of the replay; later changes are told to it from this moment on.
-    pub(super) fn subscribe(&self, limit: usize) -> Arc<Shared> {
+    pub(super) fn subscribe(&self, limit: usize) -> Arc<Shared<WatchEvent>> {
         self.tick();
         let mut server = self.inner.server.lock();
         let listing = server.state.as_it_was();
@@ -236,22 +279,42 @@ impl MemoryStore {
         watcher
     }
 
+    /// Opens a watch of the documents under `prefix`, as [`subscribe`](Self::subscribe) does of the records.
+    pub(super) fn subscribe_documents(&self, prefix: &str, limit: usize) -> Arc<Shared<DocumentEvent>> {
+        self.tick();
+        let mut server = self.inner.server.lock();
+        let listing = server.state.documents_as_they_were(prefix);
+        let mut replay: Vec<DocumentEvent> = listing.documents.into_iter().map(DocumentEvent::Put).collect();
+        replay.push(DocumentEvent::ReplayDone { as_of: listing.as_of });
+        let watcher = Arc::new(Shared::new(Backlog::new(replay, limit)));
+        server.document_watchers.push((prefix.to_owned(), Arc::downgrade(&watcher)));
+        watcher
+    }
+
     /// Whether watchers can hear the server; if so, how long until the next lease ends.
     pub(super) fn audible(&self) -> Option<Option<Duration>> {
         let server = self.inner.server.lock();
         if server.stopped || server.frozen {
             return None;
         }
-        let end = if server.silent_expiry { None } else { server.state.next_end() };
+        let lease = if server.silent_expiry { None } else { server.state.next_end() };
+        let end = lease.into_iter().chain(server.state.next_clean_up()).min();
         Some(end.map(|end| end.saturating_duration_since(self.now())))
     }
 
-    fn watchers(&self) -> Vec<Arc<Shared>> {
+    fn watchers(&self) -> Vec<Arc<Shared<WatchEvent>>> {
         self.inner.server.lock().watchers.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn document_watchers(&self) -> Vec<Arc<Shared<DocumentEvent>>> {
+        self.inner.server.lock().document_watchers.iter().filter_map(|(_, watcher)| watcher.upgrade()).collect()
     }
 
     pub(super) fn wake_all(&self) {
         for watcher in self.watchers() {
+            watcher.wake();
+        }
+        for watcher in self.document_watchers() {
             watcher.wake();
         }
     }

@@ -2,39 +2,53 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures::stream;
+use futures::stream::{self, BoxStream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{faults::Faults, store::MemoryStore};
-use crate::{Error, Watch, WatchEvent};
+use crate::{Error, WatchEvent, ownership::DocumentEvent};
+
+/// What a watch yields.
+pub(super) trait Event: Clone + Send + Unpin + 'static {
+    /// How it says that nothing was missed.
+    const IN_STEP: Self;
+}
+
+impl Event for WatchEvent {
+    const IN_STEP: Self = Self::InStep;
+}
+
+impl Event for DocumentEvent {
+    const IN_STEP: Self = Self::InStep;
+}
 
 /// What a watcher has not read yet.
-pub(super) struct Backlog {
-    events: VecDeque<WatchEvent>,
+pub(super) struct Backlog<E> {
+    events: VecDeque<E>,
     /// How many events may wait; the replay does not count.
     limit: usize,
     lost: Option<String>,
 }
 
-impl Backlog {
-    pub(super) fn new(replay: Vec<WatchEvent>, limit: usize) -> Self {
+impl<E> Backlog<E> {
+    pub(super) fn new(replay: Vec<E>, limit: usize) -> Self {
         Self { limit: limit + replay.len(), events: replay.into(), lost: None }
     }
 }
 
 /// One watcher, as the store and the stream share it.
-pub(super) struct Shared {
-    backlog: Mutex<Backlog>,
+pub(super) struct Shared<E> {
+    backlog: Mutex<Backlog<E>>,
     woken: Notify,
 }
 
-impl Shared {
-    pub(super) fn new(backlog: Backlog) -> Self {
+impl<E: Event> Shared<E> {
+    pub(super) fn new(backlog: Backlog<E>) -> Self {
         Self { backlog: Mutex::new(backlog), woken: Notify::new() }
     }
 
-    pub(super) fn tell<'a>(&self, events: impl Iterator<Item = &'a WatchEvent>) {
+    pub(super) fn tell<'a>(&self, events: impl Iterator<Item = &'a E>) {
         let mut backlog = self.backlog.lock();
         for event in events {
             if backlog.lost.is_some() {
@@ -63,7 +77,7 @@ impl Shared {
         self.woken.notify_one();
     }
 
-    fn next(&self) -> Option<Result<WatchEvent, Error>> {
+    fn next(&self) -> Option<Result<E, Error>> {
         let mut backlog = self.backlog.lock();
         if let Some(why) = &backlog.lost {
             return Some(Err(Error::WatchLost { why: why.clone() }));
@@ -73,18 +87,18 @@ impl Shared {
 }
 
 /// The reading end.
-pub(super) struct Cursor {
-    pub(super) watcher: Arc<Shared>,
+pub(super) struct Cursor<E> {
+    pub(super) watcher: Arc<Shared<E>>,
     pub(super) store: MemoryStore,
     pub(super) faults: Arc<Faults>,
-    /// How often to say [`WatchEvent::InStep`] while there is nothing else to say.
+    /// How often to say that it is in step while there is nothing else to say.
     pub(super) in_step_every: Duration,
     pub(super) ended: bool,
 }
 
-impl Cursor {
+impl<E: Event> Cursor<E> {
     /// The stream of what `self` reads; it ends after an error.
-    pub(super) fn into_watch(self) -> Watch {
+    pub(super) fn into_watch(self) -> BoxStream<'static, Result<E, Error>> {
         Box::pin(stream::unfold(self, |mut cursor| async move {
             if cursor.ended {
                 return None;
@@ -95,7 +109,7 @@ impl Cursor {
         }))
     }
 
-    async fn read(&mut self) -> Result<WatchEvent, Error> {
+    async fn read(&mut self) -> Result<E, Error> {
         let mut idle = Duration::ZERO;
         loop {
             let audible = if self.faults.is_cut_off() { None } else { self.store.audible() };
@@ -112,7 +126,7 @@ impl Cursor {
                 return event;
             }
             if idle >= self.in_step_every {
-                return Ok(WatchEvent::InStep);
+                return Ok(E::IN_STEP);
             }
             let pause = until_expiry.map_or(self.in_step_every, |left| left.min(self.in_step_every));
             // Never a spin, should the store's clock stand still.

@@ -1,6 +1,6 @@
 //! Keys of documents: what every store can hold as it is.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use dc_core::Invalid;
 
@@ -66,17 +66,43 @@ impl DocumentKey {
     }
 }
 
+/// Whether a key may hold this byte.
+fn allowed(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'/')
+}
+
+/// Checks what [`list`](super::OwnershipStore::list) and [`watch`](super::OwnershipStore::watch) are asked for: how a
+/// key may begin, or nothing for all keys. For those who write a backend.
+///
+/// # Errors
+///
+/// [`Invalid`], naming the prefix, where no key begins so.
+pub fn check_prefix(prefix: &str) -> Result<(), Invalid> {
+    let parts = prefix.strip_suffix('/').unwrap_or(prefix);
+    let whole = prefix.is_empty() || parts.split('/').all(|part| !part.is_empty());
+    if !whole || prefix.len() > LONGEST || !prefix.bytes().all(allowed) {
+        return Err(Invalid::new("document prefix", prefix, "must be the beginning of a document key, or empty"));
+    }
+    Ok(())
+}
+
 impl FromStr for DocumentKey {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'/');
         let whole = !text.is_empty() && text.len() <= LONGEST && text.bytes().all(allowed);
         if !whole || text.split('/').any(str::is_empty) {
             let rule = "must be 1 to 900 of A-Z a-z 0-9 - _ = /, with no empty part between slashes";
             return Err(Invalid::new("document key", text, rule));
         }
         Ok(Self(text.into()))
+    }
+}
+
+/// Ordered, compared and hashed as the text is.
+impl Borrow<str> for DocumentKey {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -102,6 +128,16 @@ mod tests {
     fn o7_what_no_store_takes_is_refused() {
         for bad in ["", "/a", "a/", "a//b", "a.b", "a b", "ü", &"x".repeat(901)] {
             assert!(bad.parse::<DocumentKey>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn o5_a_prefix_is_how_a_key_may_begin() {
+        for good in ["", "s", "s/", "n/Ledger=2", "a/b/c"] {
+            assert!(check_prefix(good).is_ok(), "{good:?}");
+        }
+        for bad in ["/", "/a", "a//", "a//b", "*", "a.b", ">", "ü", &"x".repeat(901)] {
+            assert!(check_prefix(bad).is_err(), "{bad:?}");
         }
     }
 

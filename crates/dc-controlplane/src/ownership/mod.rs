@@ -9,14 +9,26 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dc_core::{StoreId, Version};
+use dc_core::{Invalid, StoreId, Version};
 use futures::stream::BoxStream;
 
-pub use self::key::DocumentKey;
+pub use self::key::{DocumentKey, check_prefix};
 use crate::{Corrupt, Error, Expected};
 
 /// The longest document that every store takes, in bytes.
 pub const MAX_DOCUMENT: usize = 128 * 1024;
+
+/// Checks that a body is one that every store takes (O7). For those who write a backend.
+///
+/// # Errors
+///
+/// [`Invalid`], with its length, where it is longer than [`MAX_DOCUMENT`].
+pub fn check_body(body: &[u8]) -> Result<(), Invalid> {
+    if body.len() > MAX_DOCUMENT {
+        return Err(Invalid::new("document", format!("{} bytes", body.len()), "must be at most 131072 bytes long"));
+    }
+    Ok(())
+}
 
 /// Documents under keys, changed by compare-and-set on one key: all that ownership needs of a store.
 ///
@@ -72,6 +84,22 @@ pub trait OwnershipStore: fmt::Debug + Send + Sync + 'static {
     /// What is there under `prefix`, then what changes (O6). Dropping the stream ends the watch. A backend whose
     /// server has no watch polls.
     async fn watch(&self, prefix: &str) -> Result<DocumentWatch, Error>;
+}
+
+impl DocumentEvent {
+    /// The key that it is about, where it is about one.
+    pub fn key(&self) -> Option<&DocumentKey> {
+        match self {
+            Self::Put(document) => Some(&document.key),
+            Self::Removed { key, .. } => Some(key),
+            Self::ReplayDone { .. } | Self::InStep => None,
+        }
+    }
+
+    /// Whether it is about a key that begins so.
+    pub fn is_under(&self, prefix: &str) -> bool {
+        self.key().is_some_and(|key| key.as_str().starts_with(prefix))
+    }
 }
 
 /// A document as stored.
