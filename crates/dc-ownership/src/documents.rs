@@ -1,0 +1,377 @@
+//! What is stored: keys and JSON documents, `docs/ownership.md` has the table.
+//!
+//! A document of another format version is left alone and reported; unknown fields are ignored.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use dc_controlplane::ownership::{Document, DocumentKey};
+use dc_core::{DataCenter, DataCenterId, Endpoint, Epoch, Invalid, NodeId, Version};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    ids::{GroupId, SLOTS_PER_DOCUMENT, SessionId},
+    names::{MAX_ARGS, NameSpec},
+    policy::Policy,
+    table::{NameRow, Owner},
+};
+
+/// The format that this version writes and reads.
+const FORMAT: u32 = 1;
+
+/// What a key is the key of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Unit {
+    Session(SessionId),
+    Slots(GroupId, u16),
+    Name(String),
+    Kind(String),
+}
+
+/// The prefixes under which documents lie.
+pub(crate) const PREFIXES: [&str; 4] = ["s/", "g/", "n/", "k/"];
+
+impl Unit {
+    pub(crate) fn of(key: &DocumentKey) -> Option<Self> {
+        let (kind, rest) = key.as_str().split_once('/')?;
+        match kind {
+            "s" => rest.parse().ok().map(Self::Session),
+            "g" => {
+                let (group, number) = rest.split_once('/')?;
+                let number = number.parse().ok().filter(|number| *number < crate::ids::SLOTS / SLOTS_PER_DOCUMENT)?;
+                Some(Self::Slots(group.parse().ok()?, number))
+            }
+            "n" => key.unescape("n").map(Self::Name),
+            "k" => key.unescape("k").map(Self::Kind),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn key(&self) -> Result<DocumentKey, Invalid> {
+        match self {
+            Self::Session(id) => format!("s/{id}").parse(),
+            Self::Slots(group, number) => format!("g/{group}/{number}").parse(),
+            Self::Name(name) => name_key(name),
+            Self::Kind(kind) => kind_key(kind),
+        }
+    }
+}
+
+pub(crate) fn name_key(name: &str) -> Result<DocumentKey, Invalid> {
+    if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
+        return Err(Invalid::new("global name", name, "must be 1 to 255 bytes without control characters"));
+    }
+    DocumentKey::escaped("n", name)
+}
+
+pub(crate) fn kind_key(kind: &str) -> Result<DocumentKey, Invalid> {
+    if kind.is_empty() || kind.len() > 255 {
+        return Err(Invalid::new("kind", kind, "must be 1 to 255 bytes"));
+    }
+    DocumentKey::escaped("k", kind)
+}
+
+impl NameSpec {
+    /// Checks what can be checked before anything is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] names the field, the value and the rule.
+    pub fn check(&self) -> Result<(), Invalid> {
+        name_key(&self.name)?;
+        kind_key(&self.kind)?;
+        if self.args.len() > MAX_ARGS {
+            let rule = format!("must be at most {MAX_ARGS} bytes: keep them elsewhere, and pass a reference");
+            return Err(Invalid::new("args", format!("{} bytes", self.args.len()), rule));
+        }
+        self.policy.check()
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Head {
+        v: u32,
+    }
+    let head: Head = serde_json::from_slice(body).map_err(|err| err.to_string())?;
+    if head.v != FORMAT {
+        return Err(format!("format {} (this version reads {FORMAT})", head.v));
+    }
+    serde_json::from_slice(body).map_err(|err| err.to_string())
+}
+
+fn write(document: &impl Serialize) -> Bytes {
+    // Plain data with text keys: JSON takes it.
+    Bytes::from(serde_json::to_vec(document).unwrap_or_default())
+}
+
+/// `s/<session>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SessionDocument {
+    v: u32,
+    pub(crate) node: NodeId,
+    pub(crate) dc: DataCenter,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) ttl_ms: u64,
+    /// Counts renewals.
+    pub(crate) n: u64,
+    pub(crate) nonce: u64,
+    #[serde(default)]
+    pub(crate) tombstone: bool,
+    /// Whether its node takes what has no owner.
+    #[serde(default)]
+    pub(crate) taking: bool,
+    /// The placement groups that its node serves.
+    #[serde(default)]
+    pub(crate) groups: Vec<GroupId>,
+    /// The floor of epochs that its node knows.
+    #[serde(default)]
+    pub(crate) floor: Epoch,
+}
+
+impl SessionDocument {
+    pub(crate) fn new(node: NodeId, dc: DataCenter, endpoint: Endpoint, ttl_ms: u64) -> Self {
+        let (taking, groups, floor) = (false, Vec::new(), Epoch(0));
+        Self { v: FORMAT, node, dc, endpoint, ttl_ms, n: 0, nonce: 0, tombstone: false, taking, groups, floor }
+    }
+
+    pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
+        read(body)
+    }
+
+    pub(crate) fn write(&self) -> Bytes {
+        write(self)
+    }
+}
+
+/// The tombstone of a session of which nothing more is known.
+#[derive(Serialize)]
+struct Tombstone {
+    v: u32,
+    tombstone: bool,
+    nonce: u64,
+}
+
+pub(crate) fn bare_tombstone(nonce: u64) -> Bytes {
+    write(&Tombstone { v: FORMAT, tombstone: true, nonce })
+}
+
+/// Whether a session's document is a tombstone, the bare one included.
+pub(crate) fn is_tombstone(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        tombstone: bool,
+    }
+    read::<Head>(body).is_ok_and(|head| head.tombstone)
+}
+
+/// `g/<group>/<number>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SlotsDocument {
+    v: u32,
+    owners: Vec<StoredOwner>,
+    /// By place: null, or owner, epoch, and 1 where it was handed over.
+    slots: Vec<Option<Vec<u64>>>,
+    /// Identities that live elsewhere than their slot. Kept as they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    overrides: BTreeMap<String, serde_json::Value>,
+    pub(crate) nonce: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredOwner {
+    session: SessionId,
+    dc: DataCenterId,
+}
+
+impl SlotsDocument {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
+        let document: Self = read(body)?;
+        if document.slots.len() != usize::from(SLOTS_PER_DOCUMENT) {
+            return Err(format!("{} slots instead of {SLOTS_PER_DOCUMENT}", document.slots.len()));
+        }
+        document.rows_checked().map(|_| document)
+    }
+
+    fn rows_checked(&self) -> Result<Vec<Option<Owner>>, String> {
+        let row = |slot: &Option<Vec<u64>>| match slot.as_deref() {
+            None => Ok(None),
+            Some([owner, epoch, rest @ ..]) => {
+                let at = usize::try_from(*owner).map_err(|_| format!("no owner {owner}"))?;
+                let owner = self.owners.get(at).ok_or_else(|| format!("no owner {owner}"))?;
+                Ok(Some(Owner {
+                    session: owner.session,
+                    data_center: owner.dc.clone(),
+                    epoch: Epoch(*epoch),
+                    handed: rest.first() == Some(&1),
+                }))
+            }
+            Some(short) => Err(format!("an entry of {} numbers", short.len())),
+        };
+        self.slots.iter().map(row).collect()
+    }
+
+    pub(crate) fn rows(&self) -> Vec<Option<Owner>> {
+        // Checked when it was read.
+        self.rows_checked().unwrap_or_default()
+    }
+
+    /// With these rows, and what else was there.
+    pub(crate) fn with_rows(before: Option<&Self>, rows: &[Option<Owner>], nonce: u64) -> Self {
+        let mut owners: Vec<StoredOwner> = Vec::new();
+        let slots = rows
+            .iter()
+            .map(|row| {
+                let row = row.as_ref()?;
+                let known = owners.iter().position(|owner| owner.session == row.session);
+                let at = known.unwrap_or_else(|| {
+                    owners.push(StoredOwner { session: row.session, dc: row.data_center.clone() });
+                    owners.len() - 1
+                });
+                let mut entry = vec![at as u64, row.epoch.0];
+                entry.extend(row.handed.then_some(1));
+                Some(entry)
+            })
+            .collect();
+        let overrides = before.map(|before| before.overrides.clone()).unwrap_or_default();
+        Self { v: FORMAT, owners, slots, overrides, nonce }
+    }
+
+    pub(crate) fn write(&self) -> Bytes {
+        write(self)
+    }
+}
+
+/// `n/<escaped name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NameDocument {
+    v: u32,
+    name: String,
+    kind: String,
+    #[serde(with = "base64")]
+    args: Bytes,
+    policy: Policy,
+    pub(crate) session: SessionId,
+    pub(crate) dc: DataCenterId,
+    /// 0: the revision at which this document was written, above `base`.
+    epoch: u64,
+    /// The floor of epochs when it was created.
+    #[serde(default)]
+    base: u64,
+    #[serde(default)]
+    pub(crate) actor: u64,
+    #[serde(default)]
+    handed: bool,
+    /// Where it was claimed first: where it goes back to.
+    #[serde(default)]
+    pub(crate) home: Option<DataCenterId>,
+    pub(crate) nonce: u64,
+}
+
+mod base64 {
+    use bytes::Bytes;
+    use data_encoding::BASE64;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(D::Error::custom)
+    }
+}
+
+impl NameDocument {
+    /// A name that is created: its epoch is the revision that the store gives it, above `base`.
+    pub(crate) fn created(spec: &NameSpec, owner: (SessionId, DataCenterId), base: Epoch, nonce: u64) -> Self {
+        let home = Some(owner.1.clone());
+        Self {
+            v: FORMAT,
+            name: spec.name.clone(),
+            kind: spec.kind.clone(),
+            args: spec.args.clone(),
+            policy: spec.policy.clone(),
+            session: owner.0,
+            dc: owner.1,
+            epoch: 0,
+            base: base.0,
+            actor: 0,
+            handed: false,
+            home,
+            nonce,
+        }
+    }
+
+    /// The same name under another owner or epoch.
+    pub(crate) fn owned(&self, owner: &Owner, nonce: u64) -> Self {
+        Self {
+            session: owner.session,
+            dc: owner.data_center.clone(),
+            epoch: owner.epoch.0,
+            handed: owner.handed,
+            actor: 0,
+            nonce,
+            ..self.clone()
+        }
+    }
+
+    /// The same claim, with the number of its actor.
+    pub(crate) fn with_actor(&self, epoch: Epoch, actor: u64, nonce: u64) -> Self {
+        Self { epoch: epoch.0, actor, nonce, ..self.clone() }
+    }
+
+    pub(crate) fn read(document: &Document) -> Result<Self, String> {
+        let read: Self = read(&document.body)?;
+        match document.key.unescape("n") {
+            Some(name) if name == read.name => Ok(read),
+            _ => Err(format!("it is that of {:?}", read.name)),
+        }
+    }
+
+    pub(crate) fn write(&self) -> Bytes {
+        write(self)
+    }
+
+    pub(crate) fn epoch(&self, version: Version) -> Epoch {
+        if self.epoch > 0 { Epoch(self.epoch) } else { Epoch(self.base.saturating_add(version.revision)) }
+    }
+
+    pub(crate) fn spec(&self) -> NameSpec {
+        let (name, kind) = (self.name.clone(), self.kind.clone());
+        NameSpec { name, kind, args: self.args.clone(), policy: self.policy.clone() }
+    }
+
+    pub(crate) fn owner(&self, version: Version) -> Owner {
+        let data_center = self.dc.clone();
+        Owner { session: self.session, data_center, epoch: self.epoch(version), handed: self.handed }
+    }
+
+    pub(crate) fn row(&self, version: Version) -> NameRow {
+        NameRow { spec: Arc::new(self.spec()), owner: self.owner(version), actor: self.actor, title: None }
+    }
+}
+
+/// `k/<kind>`: the group to which a kind belongs, as the first node that served it wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KindDocument {
+    v: u32,
+    pub(crate) group: GroupId,
+    pub(crate) policy: Policy,
+}
+
+impl KindDocument {
+    pub(crate) fn new(policy: &Policy) -> Self {
+        Self { v: FORMAT, group: policy.group(), policy: policy.clone() }
+    }
+
+    pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
+        read(body)
+    }
+
+    pub(crate) fn write(&self) -> Bytes {
+        write(self)
+    }
+}

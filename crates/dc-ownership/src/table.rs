@@ -1,0 +1,204 @@
+//! Who owns what, as this node knows it: read without locks by every message.
+
+use std::{array, collections::HashMap, hash::BuildHasher, sync::Arc};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use dc_core::{DataCenterId, Epoch};
+use parking_lot::RwLock;
+
+use crate::{
+    ids::{GroupId, SLOTS, SLOTS_PER_DOCUMENT, SessionId, Slot},
+    names::{NameEntry, NameSpec},
+    session::Holder,
+    title::Title,
+};
+
+const DOCUMENTS: usize = (SLOTS / SLOTS_PER_DOCUMENT) as usize;
+const SHARDS: usize = 32;
+
+/// Who is named by an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The session.
+    pub session: SessionId,
+    /// Its datacenter.
+    pub data_center: DataCenterId,
+    /// The epoch of the entry.
+    pub epoch: Epoch,
+    /// Whether the owner before handed it over: only then may state that came along be used.
+    pub handed: bool,
+}
+
+/// One slot, as known.
+#[derive(Clone, Debug, Default)]
+pub struct SlotRow {
+    /// Who is named; `None` where nobody ever was, or what is stored is refused.
+    pub owner: Option<Owner>,
+    /// The title, where it is owned here and confirmed.
+    pub title: Option<Title>,
+}
+
+/// One global name, as known.
+#[derive(Clone, Debug)]
+pub struct NameRow {
+    /// What was claimed.
+    pub spec: Arc<NameSpec>,
+    /// Who is named.
+    pub owner: Owner,
+    /// The actor's number on its node; 0 until told.
+    pub actor: u64,
+    /// The title, where it is owned here and confirmed.
+    pub title: Option<Title>,
+}
+
+/// The slots of one document.
+pub type SlotRows = Vec<SlotRow>;
+
+struct GroupSlots([ArcSwapOption<SlotRows>; DOCUMENTS]);
+
+/// The table. One writer, the core's driver; any number of readers.
+pub struct Table {
+    groups: ArcSwap<HashMap<GroupId, Arc<GroupSlots>>>,
+    sessions: ArcSwap<HashMap<SessionId, Holder>>,
+    names: [RwLock<HashMap<String, NameRow>>; SHARDS],
+    hasher: std::hash::RandomState,
+}
+
+impl Table {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self {
+            groups: ArcSwap::default(),
+            sessions: ArcSwap::default(),
+            names: array::from_fn(|_| RwLock::default()),
+            hasher: std::hash::RandomState::new(),
+        }
+    }
+
+    /// What is known of a slot, to `read`.
+    fn with_slot<T>(&self, group: GroupId, slot: Slot, read: impl FnOnce(&SlotRow) -> Option<T>) -> Option<T> {
+        let groups = self.groups.load();
+        let rows = groups.get(&group)?.0.get(usize::from(slot.document()))?.load();
+        read(rows.as_ref()?.get(usize::from(slot.place()))?)
+    }
+
+    /// The owner of a slot, if its session lives as far as known. Lock-free.
+    pub fn slot_owner(&self, group: GroupId, slot: Slot) -> Option<(Holder, Epoch)> {
+        let sessions = self.sessions.load();
+        self.with_slot(group, slot, |row| {
+            let owner = row.owner.as_ref()?;
+            Some((sessions.get(&owner.session)?.clone(), owner.epoch))
+        })
+    }
+
+    /// The entry of a slot, whether its session lives or not. Lock-free.
+    pub fn slot_entry(&self, group: GroupId, slot: Slot) -> Option<Owner> {
+        self.with_slot(group, slot, |row| row.owner.clone())
+    }
+
+    /// The title of a slot, if it holds. Lock-free.
+    pub fn slot_title(&self, group: GroupId, slot: Slot) -> Option<Title> {
+        self.with_slot(group, slot, |row| row.title.clone()).filter(|title| title.check().is_ok())
+    }
+
+    /// The holder of a session that lives as far as known. Lock-free.
+    pub fn holder(&self, session: SessionId) -> Option<Holder> {
+        self.sessions.load().get(&session).cloned()
+    }
+
+    /// What is known of a name.
+    pub fn name(&self, name: &str) -> Option<NameEntry> {
+        let row = self.shard(name).read().get(name).cloned()?;
+        Some(self.entry(&row))
+    }
+
+    /// As others are told of it.
+    pub fn entry(&self, row: &NameRow) -> NameEntry {
+        NameEntry {
+            spec: (*row.spec).clone(),
+            holder: self.holder(row.owner.session),
+            session: row.owner.session,
+            data_center: row.owner.data_center.clone(),
+            epoch: row.owner.epoch,
+            actor: row.actor,
+        }
+    }
+
+    /// The title of a name, if it holds.
+    pub fn name_title(&self, name: &str) -> Option<Title> {
+        let title = self.shard(name).read().get(name)?.title.clone()?;
+        title.check().is_ok().then_some(title)
+    }
+
+    /// How many slots and names the sessions of `dc` have, as far as known.
+    pub fn owned_by(&self, dc: &DataCenterId) -> usize {
+        let slots: usize = self
+            .groups
+            .load()
+            .values()
+            .flat_map(|group| group.0.iter())
+            .filter_map(ArcSwapOption::load_full)
+            .map(|rows| rows.iter().filter(|row| is_in(row.owner.as_ref(), dc)).count())
+            .sum();
+        let names = self.names.iter().map(|shard| {
+            let shard = shard.read();
+            shard.values().filter(|row| is_in(Some(&row.owner), dc)).count()
+        });
+        slots + names.sum::<usize>()
+    }
+
+    fn shard(&self, name: &str) -> &RwLock<HashMap<String, NameRow>> {
+        // The remainder is below SHARDS.
+        &self.names[(self.hasher.hash_one(name) % SHARDS as u64) as usize]
+    }
+
+    /// Replaces the sessions that live.
+    pub fn set_sessions(&self, sessions: HashMap<SessionId, Holder>) {
+        self.sessions.store(Arc::new(sessions));
+    }
+
+    /// Replaces what is known of a document of slots.
+    pub fn set_slots(&self, group: GroupId, document: u16, rows: Option<Arc<SlotRows>>) {
+        let groups = self.groups.load();
+        let slots = match groups.get(&group) {
+            Some(slots) => Arc::clone(slots),
+            None => {
+                let slots = Arc::new(GroupSlots(array::from_fn(|_| ArcSwapOption::empty())));
+                let mut more = (**groups).clone();
+                more.insert(group, Arc::clone(&slots));
+                self.groups.store(Arc::new(more));
+                slots
+            }
+        };
+        if let Some(at) = slots.0.get(usize::from(document)) {
+            at.store(rows);
+        }
+    }
+
+    /// Replaces what is known of a name.
+    pub fn set_name(&self, name: &str, row: Option<NameRow>) {
+        let mut shard = self.shard(name).write();
+        match row {
+            Some(row) => _ = shard.insert(name.to_owned(), row),
+            None => _ = shard.remove(name),
+        }
+    }
+}
+
+fn is_in(owner: Option<&Owner>, dc: &DataCenterId) -> bool {
+    owner.is_some_and(|owner| owner.data_center == *dc)
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: usize = self.names.iter().map(|shard| shard.read().len()).sum();
+        let (groups, sessions) = (self.groups.load().len(), self.sessions.load().len());
+        f.debug_struct("Table").field("groups", &groups).field("sessions", &sessions).field("names", &names).finish()
+    }
+}
