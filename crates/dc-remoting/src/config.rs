@@ -54,6 +54,8 @@ pub struct RemotingConfig {
     pub(crate) max_peers: usize,
     pub(crate) max_connections: usize,
     pub(crate) seed: Option<u64>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::TlsConfig>,
 }
 
 /// Starts from the defaults; set only what differs.
@@ -103,6 +105,8 @@ impl RemotingConfig {
             max_peers: 4096,
             max_connections: 4096,
             seed: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         })
     }
 }
@@ -172,6 +176,14 @@ impl RemotingConfigBuilder {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.0.seed = Some(seed);
+        self
+    }
+
+    /// Mutual TLS on every link, both those that this node makes and those that it takes (R9). Default: none.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: crate::TlsConfig) -> Self {
+        self.0.tls = Some(tls);
         self
     }
 

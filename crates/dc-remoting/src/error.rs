@@ -4,6 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use dc_core::{DataCenterId, Endpoint, Invalid, NodeId};
 
+use crate::{RefusedBy, TlsRefusal};
+
 /// Why a tell, an ask or a call failed. [`certainly_not_run`](Self::certainly_not_run)
 /// is what decides about sending it again (R3).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +89,16 @@ pub enum LinkError {
         /// Its reason.
         why: Arc<str>,
     },
+    /// One end refused the other's certificate, or does not speak TLS (R9). Nothing was sent.
+    #[error("no TLS with {endpoint}, {by}: {why}")]
+    Tls {
+        /// The peer.
+        endpoint: Endpoint,
+        /// Which end refused the other.
+        by: RefusedBy,
+        /// What was wrong with the refused end.
+        why: TlsRefusal,
+    },
     /// This node's remoting is shut down, or shutting down. Nothing was sent.
     #[error("remoting is shut down")]
     Closed,
@@ -105,6 +117,7 @@ impl LinkError {
             | Self::Overloaded { .. }
             | Self::WrongPeer { .. }
             | Self::Refused { .. }
+            | Self::Tls { .. }
             | Self::Closed => true,
             Self::Lost { .. } | Self::Unanswered { .. } => false,
             Self::Timeout { may_have_run, .. } | Self::TooLarge { may_have_run, .. } => !may_have_run,
@@ -130,4 +143,8 @@ pub enum StartError {
     /// The listener is bound to a wildcard address and no advertised endpoint is configured.
     #[error("listening on {0}: set `advertise`, as a wildcard address cannot be told to others")]
     NoAdvertise(SocketAddr),
+    /// TLS is set, and cannot be used.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] crate::TlsError),
 }

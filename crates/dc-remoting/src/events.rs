@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use dc_core::{Endpoint, NodeId, StoreId};
 
-use crate::{LinkError, PeerIdentity};
+use crate::{LinkError, PeerIdentity, RefusedBy, TlsRefusal};
 
 /// Something that happened to a link. Up and Down speak of links that this node dialled.
 #[derive(Clone, Debug)]
@@ -38,6 +38,18 @@ pub enum LinkEvent {
         /// Its remote address.
         from: SocketAddr,
         /// Why.
+        why: Arc<str>,
+        /// Which end refused the other and why, where TLS did not come about (R9).
+        tls: Option<(RefusedBy, TlsRefusal)>,
+    },
+    /// This node's certificate, or the CAs that it trusts, were replaced: new connections use the new ones.
+    CertificatesReplaced {
+        /// The end of the new certificate's time, in seconds since 1970.
+        not_after: u64,
+    },
+    /// Changed certificates cannot be used: the old ones stay. Told once for as long as they stay so.
+    CertificatesRejected {
+        /// What is wrong with them.
         why: Arc<str>,
     },
     /// The peer uses another control-plane store than this node.

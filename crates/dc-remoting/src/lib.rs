@@ -19,6 +19,9 @@ mod backoff;
 mod config;
 mod error;
 mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod inbound;
 mod measure;
@@ -26,8 +29,12 @@ mod message;
 mod outbound;
 mod pair;
 mod peer;
+mod refusal;
 mod remoting;
 mod slot;
+mod socket;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 
 pub use config::{RemotingConfig, RemotingConfigBuilder, WhenFull};
@@ -39,7 +46,10 @@ pub use message::{
 };
 pub use pair::Pair;
 pub use peer::Peer;
+pub use refusal::{RefusedBy, TlsRefusal};
 pub use remoting::{Remoting, bind_one_port};
+#[cfg(feature = "tls")]
+pub use tls::{CertificateName, TlsConfig, TlsConfigBuilder, TlsError};
 
 /// The Protobuf types of the wire, for tools that read captures. Not a stable interface.
 #[doc(hidden)]

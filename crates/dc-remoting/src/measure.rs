@@ -36,6 +36,14 @@ impl Traffic {
     }
 }
 
+/// A connection was refused or cut off.
+pub(crate) fn refused(reason: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("multidc_link_refused_total", "reason" => reason).increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = reason;
+}
+
 /// The state of a link, sampled at each pong.
 pub(crate) fn sample(link: &Link) {
     #[cfg(feature = "metrics")]

@@ -80,7 +80,7 @@ impl Peer {
     ///
     /// # Errors
     ///
-    /// `WrongPeer`, `Refused` and `Closed` at once; else what the last attempt said, or `Timeout`.
+    /// `WrongPeer`, `Refused`, `Tls` and `Closed` at once; else what the last attempt said, or `Timeout`.
     pub async fn connected(&self, timeout: Duration) -> Result<PeerIdentity, LinkError> {
         let slot = &self.0.slot;
         let mut state = slot.state.subscribe();
@@ -91,7 +91,7 @@ impl Peer {
                     State::Up(link) if !link.refuses() => {
                         return self.checked(link).map(|link| (*link.identity).clone());
                     }
-                    State::Down(err @ LinkError::Refused { .. }) => return Err(err),
+                    State::Down(err @ (LinkError::Refused { .. } | LinkError::Tls { .. })) => return Err(err),
                     State::Closed => return Err(LinkError::Closed),
                     State::Down(_) | State::Idle | State::Connecting | State::Up(_) => slot.want(),
                 }

@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) clock: SharedClock,
     pub(crate) services: Services,
     pub(crate) local: PeerIdentity,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Arc<crate::tls::Tls>>,
     pub(crate) runtime: runtime::Handle,
     pub(crate) slots: Mutex<HashMap<Endpoint, Arc<Slot>>>,
     pub(crate) inbound: Mutex<HashMap<(NodeId, u128), Arc<InLink>>>,
@@ -150,6 +152,19 @@ impl Remoting {
             store: None,
             protocol: PROTOCOL,
         };
+        #[cfg(feature = "tls")]
+        let tls = config.tls.clone().map(|tls| crate::tls::Tls::start(tls, &local)).transpose()?.map(Arc::new);
+        #[cfg(feature = "tls")]
+        let encrypted = tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let encrypted = false;
+        if !encrypted && !local_addr.ip().is_loopback() {
+            tracing::warn!(
+                listen = %local_addr,
+                "links are not encrypted, and whoever reaches this port is let in: set TLS (feature `tls`, `.tls(TlsConfig)`), \
+                 or keep the port within a network that you trust"
+            );
+        }
         let seed = config.seed.unwrap_or_else(rand::random);
         tracing::info!(node = ?local, listen = %local_addr, "taking links");
         let shared = Arc::new(Shared {
@@ -159,6 +174,8 @@ impl Remoting {
             clock,
             services,
             local,
+            #[cfg(feature = "tls")]
+            tls,
             runtime: runtime::Handle::current(),
             slots: Mutex::default(),
             inbound: Mutex::default(),
@@ -170,6 +187,10 @@ impl Remoting {
             random: Mutex::new(StdRng::seed_from_u64(seed)),
         });
         tokio::spawn(serve_connections(Arc::clone(&shared), listener));
+        #[cfg(feature = "tls")]
+        if let Some(tls) = shared.tls.clone() {
+            tokio::spawn(crate::tls::keep_fresh(Arc::clone(&shared), tls));
+        }
         Ok(Self(Arc::new(Owner { shared, local_addr })))
     }
 
@@ -196,6 +217,22 @@ impl Remoting {
     /// Tells peers, in handshakes from now on, which control-plane store this node uses.
     pub fn set_store(&self, id: StoreId) {
         *self.0.shared.store.lock() = Some(id);
+    }
+
+    /// Reads the certificate files again now, as is done by itself every
+    /// [`reload_every`](crate::TlsConfigBuilder::reload_every). True if they changed: connections from now on use the
+    /// new set. Standing links are left alone. False without TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`](crate::TlsError): the new set cannot be used, and the old one stays.
+    #[cfg(feature = "tls")]
+    pub async fn reload_tls(&self) -> Result<bool, crate::TlsError> {
+        let shared = &self.0.shared;
+        match &shared.tls {
+            Some(tls) => tls.reload(shared).await,
+            None => Ok(false),
+        }
     }
 
     /// A peer. Nothing is dialled before it is used; targets at one endpoint share one link.

@@ -13,18 +13,21 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::OwnedSemaphorePermit,
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, mpsc},
     time::Sleep,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::serve::LinkService;
-use crate::{LinkEvent, remoting::Shared};
+use crate::{LinkEvent, RefusedBy, TlsRefusal, remoting::Shared, socket::Socket};
 
 /// What every HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What every TLS connection begins with.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// One connection that was taken.
 pub(crate) struct Conn {
@@ -34,6 +37,9 @@ pub(crate) struct Conn {
     reported: AtomicBool,
     pub(crate) taken: AtomicBool,
     pub(crate) close: CancellationToken,
+    /// What the peer showed, with TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) certificate: std::sync::OnceLock<crate::tls::Certificate>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -43,11 +49,22 @@ impl Conn {
         self.shaken.store(true, Ordering::Release);
     }
 
-    /// Says once, in the log and as an event, why this connection is cut off.
+    /// Says once, in the log, as an event and a count, why this connection is cut off.
     pub(crate) fn refuse(&self, why: &str) {
+        self.report("protocol", why, None);
+    }
+
+    /// The same, where TLS did not come about.
+    #[cfg(feature = "tls")]
+    pub(crate) fn refuse_tls(&self, by: RefusedBy, refusal: TlsRefusal) {
+        self.report(refusal.name(), &format!("no TLS, {by}: {refusal}"), Some((by, refusal)));
+    }
+
+    fn report(&self, reason: &'static str, why: &str, tls: Option<(RefusedBy, TlsRefusal)>) {
         if !self.reported.swap(true, Ordering::AcqRel) {
             tracing::warn!(from = %self.remote, why, "connection refused");
-            self.shared.event(LinkEvent::Refused { from: self.remote, why: why.into() });
+            crate::measure::refused(reason);
+            self.shared.event(LinkEvent::Refused { from: self.remote, why: why.into(), tls });
         }
     }
 
@@ -64,7 +81,7 @@ impl Conn {
 /// A socket that ends when its [`Conn`] says so, when its handshake takes too long, or at the first
 /// bytes that are not HTTP/2.
 pub(crate) struct Guarded {
-    io: TcpStream,
+    io: Socket,
     conn: Arc<Conn>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     deadline: Pin<Box<Sleep>>,
@@ -73,9 +90,8 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    fn new(io: TcpStream, conn: Arc<Conn>) -> Self {
+    fn new(io: Socket, conn: Arc<Conn>, deadline: Pin<Box<Sleep>>) -> Self {
         let closed = Box::pin(conn.close.clone().cancelled_owned());
-        let deadline = Box::pin(tokio::time::sleep(conn.shared.config.handshake_timeout));
         Self { io, conn, closed, deadline, seen: 0 }
     }
 
@@ -84,7 +100,12 @@ impl Guarded {
         let n = wanted.len().min(bytes.len());
         if bytes[..n] != wanted[..n] {
             let why = "what it sends is not HTTP/2";
-            self.conn.refuse(why);
+            if self.seen == 0 && bytes[0] == TLS_HANDSHAKE && self.io.is_plain() {
+                let tls = Some((RefusedBy::ThisNode, TlsRefusal::TlsOnly));
+                self.conn.report("tls_only", &format!("{why}: it speaks TLS, which is not set at this end"), tls);
+            } else {
+                self.conn.refuse(why);
+            }
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         self.seen += n;
@@ -159,9 +180,10 @@ pub(crate) async fn serve_connections(shared: Arc<Shared>, listener: TcpListener
         .http2_keepalive_interval(Some(config.keepalive_interval))
         // Answers may stand before a pong on a slow line: the control lane notices a dead dialler sooner.
         .http2_keepalive_timeout(Some(config.keepalive_timeout * 5));
-    let incoming = futures::stream::unfold((Arc::clone(&shared), listener), |(shared, listener)| async move {
-        let io = next_connection(&shared, &listener).await?;
-        Some((Ok::<_, io::Error>(io), (shared, listener)))
+    let door = Door::new(Arc::clone(&shared), listener);
+    let incoming = futures::stream::unfold(door, |mut door| async move {
+        let io = door.next().await?;
+        Some((Ok::<_, io::Error>(io), door))
     });
     let service = LinkService::new(Arc::clone(&shared));
     if let Err(err) = server.serve_with_incoming(service, incoming).await {
@@ -169,39 +191,96 @@ pub(crate) async fn serve_connections(shared: Arc<Shared>, listener: TcpListener
     }
 }
 
-async fn next_connection(shared: &Arc<Shared>, listener: &TcpListener) -> Option<Guarded> {
-    loop {
-        let accepted = tokio::select! {
-            () = shared.accepting.cancelled() => return None,
-            accepted = listener.accept() => accepted,
-        };
-        let (io, remote) = match accepted {
-            Ok(accepted) => accepted,
-            Err(err) => {
-                // Out of descriptors, or reset before it was taken: others may still get through.
-                tracing::warn!(%err, "cannot take a connection");
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+/// Where connections come in.
+struct Door {
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    /// Those that have shaken hands over TLS. As many as there are connections, which are bounded.
+    secured: (mpsc::UnboundedSender<Guarded>, mpsc::UnboundedReceiver<Guarded>),
+}
+
+impl Door {
+    fn new(shared: Arc<Shared>, listener: TcpListener) -> Self {
+        Self { shared, listener, secured: mpsc::unbounded_channel() }
+    }
+
+    /// The next connection that may speak HTTP/2; `None` when no further ones are taken.
+    async fn next(&mut self) -> Option<Guarded> {
+        loop {
+            let accepted = tokio::select! {
+                () = self.shared.accepting.cancelled() => return None,
+                secured = self.secured.1.recv() => return secured,
+                accepted = self.listener.accept() => accepted,
+            };
+            let (io, remote) = match accepted {
+                Ok(accepted) => accepted,
+                Err(err) => {
+                    // Out of descriptors, or reset before it was taken: others may still get through.
+                    tracing::warn!(%err, "cannot take a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            let Some(conn) = self.admit(remote) else { continue };
+            if let Err(err) = io.set_nodelay(true) {
+                tracing::debug!(from = %remote, %err, "cannot set TCP_NODELAY");
+            }
+            let deadline = Box::pin(tokio::time::sleep(self.shared.config.handshake_timeout));
+            #[cfg(feature = "tls")]
+            if let Some(tls) = self.shared.tls.clone() {
+                let secured = self.secured.0.clone();
+                tokio::spawn(secure(tls, io, conn, deadline, secured));
                 continue;
             }
-        };
+            return Some(Guarded::new(Socket::Plain(io), conn, deadline));
+        }
+    }
+
+    fn admit(&self, remote: SocketAddr) -> Option<Arc<Conn>> {
+        let shared = &self.shared;
         let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
             let why = "too many connections";
             tracing::warn!(from = %remote, max = shared.config.max_connections, why, "connection refused");
-            shared.event(LinkEvent::Refused { from: remote, why: why.into() });
-            continue;
+            crate::measure::refused("connections");
+            shared.event(LinkEvent::Refused { from: remote, why: why.into(), tls: None });
+            return None;
         };
-        if let Err(err) = io.set_nodelay(true) {
-            tracing::debug!(from = %remote, %err, "cannot set TCP_NODELAY");
-        }
-        let conn = Conn {
+        Some(Arc::new(Conn {
             shared: Arc::clone(shared),
             remote,
             shaken: AtomicBool::new(false),
             reported: AtomicBool::new(false),
             taken: AtomicBool::new(false),
             close: shared.stop.child_token(),
+            #[cfg(feature = "tls")]
+            certificate: std::sync::OnceLock::new(),
             _permit: permit,
-        };
-        return Some(Guarded::new(io, Arc::new(conn)));
+        }))
+    }
+}
+
+/// Shakes hands over TLS; slow peers keep nobody else waiting.
+#[cfg(feature = "tls")]
+async fn secure(
+    tls: Arc<crate::tls::Tls>,
+    io: tokio::net::TcpStream,
+    conn: Arc<Conn>,
+    mut deadline: Pin<Box<Sleep>>,
+    secured: mpsc::UnboundedSender<Guarded>,
+) {
+    let accepted = tokio::select! {
+        () = conn.close.cancelled() => return,
+        () = deadline.as_mut() => return conn.refuse("it did not finish its TLS handshake in time"),
+        accepted = crate::tls::accept(&tls, io) => accepted,
+    };
+    match accepted {
+        Ok((io, certificate)) => {
+            // Set once, here.
+            let _ = conn.certificate.set(certificate);
+            // Nobody takes it any more when remoting stops.
+            let _ = secured.send(Guarded::new(Socket::Tls(Box::new(io)), conn, deadline));
+        }
+        Err(crate::tls::Failure::Refused(by, why)) => conn.refuse_tls(by, why),
+        Err(crate::tls::Failure::Ended(why)) => conn.refuse(&why),
     }
 }

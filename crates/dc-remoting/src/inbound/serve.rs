@@ -107,6 +107,14 @@ async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Byte
     if shared.draining.is_cancelled() {
         return Err(Status::failed_precondition("this node is shutting down"));
     }
+    #[cfg(feature = "tls")]
+    if let Some(certificate) = conn.certificate.get()
+        && let Err(why) = crate::tls::check_claims(&certificate.name, &hello.identity)
+    {
+        let said = why.to_string();
+        conn.refuse_tls(crate::RefusedBy::ThisNode, why);
+        return Err(Status::unauthenticated(said));
+    }
     let protocol = hello.identity.protocol;
     let (link, fresh) = match shared.inbound.lock().entry((hello.identity.node, hello.link)) {
         Entry::Occupied(entry) => (Arc::clone(entry.get()), false),

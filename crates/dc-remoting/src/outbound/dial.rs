@@ -21,7 +21,8 @@ use super::{
     writer::{LaneStart, OutLane, OutStream},
 };
 use crate::{
-    LinkError, PeerIdentity, RemotingConfig,
+    LinkError, PeerIdentity, RefusedBy, RemotingConfig, TlsRefusal,
+    refusal::TLS_ONLY,
     remoting::Shared,
     wire::{FrameCodec, Grant, LaneKind, PATH, hello_frame, read_welcome},
 };
@@ -113,10 +114,11 @@ async fn open_lane(
 ) -> Result<Opened, LinkError> {
     let config = &shared.config;
     let target = target(config, endpoint, lane).map_err(|err| unreachable_at(endpoint, &chain(&err)))?;
-    let channel = tokio::time::timeout(config.connect_timeout, target.connect())
-        .await
-        .map_err(|_| unreachable_at(endpoint, &format!("no connection in {:?}", config.connect_timeout)))?
-        .map_err(|err| unreachable_at(endpoint, &chain(&err)))?;
+    let Connected {
+        channel,
+        #[cfg(feature = "tls")]
+        certificate,
+    } = connect(shared, endpoint, target).await?;
     let kind = match lane {
         Lane::Control => LaneKind::Control,
         Lane::User => LaneKind::User,
@@ -141,7 +143,41 @@ async fn open_lane(
         .map_err(|status| refused_or_not(endpoint, &status))?;
     let (identity, grant) = read_welcome(&local, welcome)
         .map_err(|why| LinkError::Refused { endpoint: endpoint.clone(), why: why.into() })?;
+    #[cfg(feature = "tls")]
+    if let Some(certificate) = &certificate
+        && let Err(why) = crate::tls::check_claims(&certificate.name, &identity)
+    {
+        return Err(LinkError::Tls { endpoint: endpoint.clone(), by: RefusedBy::ThisNode, why });
+    }
     Ok(Opened { queue, writer, stream, identity, grant, channel })
+}
+
+/// One connection, ready for a lane.
+struct Connected {
+    channel: Channel,
+    /// What the peer showed, with TLS.
+    #[cfg(feature = "tls")]
+    certificate: Option<crate::tls::Certificate>,
+}
+
+async fn connect(shared: &Shared, endpoint: &Endpoint, target: Target) -> Result<Connected, LinkError> {
+    let config = &shared.config;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &shared.tls {
+        let (io, certificate) = crate::tls::dial(tls, config, endpoint).await?;
+        let channel = target.connect_with_connector(crate::tls::Once::new(io)).await;
+        let channel = channel.map_err(|err| unreachable_at(endpoint, &chain(&err)))?;
+        return Ok(Connected { channel, certificate: Some(certificate) });
+    }
+    let channel = tokio::time::timeout(config.connect_timeout, target.connect())
+        .await
+        .map_err(|_| unreachable_at(endpoint, &format!("no connection in {:?}", config.connect_timeout)))?
+        .map_err(|err| refused_or_not(endpoint, &Status::unavailable(chain(&err))))?;
+    Ok(Connected {
+        channel,
+        #[cfg(feature = "tls")]
+        certificate: None,
+    })
 }
 
 async fn handshake(channel: Channel, out: OutStream) -> Result<(Streaming<Bytes>, Bytes), Status> {
@@ -156,8 +192,14 @@ async fn handshake(channel: Channel, out: OutStream) -> Result<(Streaming<Bytes>
 }
 
 fn refused_or_not(endpoint: &Endpoint, status: &Status) -> LinkError {
+    let refused = |why| LinkError::Tls { endpoint: endpoint.clone(), by: RefusedBy::Peer, why };
+    if chain(status).contains(TLS_ONLY) {
+        return refused(TlsRefusal::TlsOnly);
+    }
     match status.code() {
-        Code::FailedPrecondition | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
+        // Only said of a certificate that does not agree with the hello.
+        Code::Unauthenticated => refused(TlsRefusal::Failed { why: status.message().into() }),
+        Code::FailedPrecondition | Code::PermissionDenied | Code::Unimplemented => {
             LinkError::Refused { endpoint: endpoint.clone(), why: status.message().into() }
         }
         _ => unreachable_at(endpoint, status.message()),

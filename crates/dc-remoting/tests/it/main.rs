@@ -12,4 +12,6 @@ mod order;
 mod proxy;
 mod raw;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire_agrees;
