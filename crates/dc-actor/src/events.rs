@@ -109,6 +109,24 @@ pub enum Event {
         /// The peer.
         peer: String,
     },
+    /// A link was refused, by this node or by the peer, for its certificate or for want of TLS (R9). Told once for a
+    /// row of like refusals of a peer that this node dials, and for each connection of others.
+    LinkRefused {
+        /// The peer: where it was dialled, or where it dialled from.
+        peer: String,
+        /// Which end refused the other, and why.
+        why: String,
+    },
+    /// This node's certificate, or the CAs that it trusts, were replaced: new connections use the new ones.
+    CertificatesReplaced {
+        /// The end of the new certificate's time, in seconds since 1970.
+        not_after: u64,
+    },
+    /// Changed certificate files cannot be used: the old ones stay in use. Told once for as long as they stay so.
+    CertificatesRejected {
+        /// What is wrong with them.
+        why: String,
+    },
     /// The reader was too slow: this many events were passed over.
     Missed(u64),
 }

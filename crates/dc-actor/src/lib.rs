@@ -36,6 +36,8 @@ pub mod opened {
 }
 
 pub use dc_macros::{RemoteActor, RemoteMessage};
+#[cfg(feature = "tls")]
+pub use dc_remoting::{CertificateName, TlsConfig, TlsConfigBuilder, TlsError, TlsRefusal};
 
 pub use crate::{
     activation::Activation,

@@ -5,7 +5,7 @@
 //!
 //! Owns nothing but names: this crate gathers what users need from the crates below. Features: `memory` (default),
 //! `nats`, `etcd`, `sqlite` (control planes; without the feature the client is not compiled), `metrics`, `tls`
-//! (reserved: links over TLS are not there yet). With `etcd`, building needs `protoc` (etcd-client's build script).
+//! (mutual TLS on links). With `etcd`, building needs `protoc` (etcd-client's build script).
 //!
 //! ```
 //! use kameo::Actor; // kameo's derive needs the direct dependency

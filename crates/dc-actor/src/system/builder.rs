@@ -81,6 +81,8 @@ pub struct ActorSystemBuilder {
     clock: SharedClock,
     remoting: Tune<RemotingConfigBuilder>,
     cluster: Tune<ClusterConfigBuilder>,
+    #[cfg(feature = "tls")]
+    tls: Option<dc_remoting::TlsConfig>,
 }
 
 impl ActorSystemBuilder {
@@ -103,6 +105,8 @@ impl ActorSystemBuilder {
             clock: Arc::new(TokioClock),
             remoting: None,
             cluster: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -255,6 +259,16 @@ impl ActorSystemBuilder {
         self
     }
 
+    /// Mutual TLS on every link to and from this node, within its datacenter and beyond (R9). The certificate must be
+    /// for this system and datacenter. Gossip within the datacenter is sealed by [`gossip_key`](Self::gossip_key).
+    /// Default: none, and a warning where the node listens beyond the loopback.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: dc_remoting::TlsConfig) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Limits and times of links.
     #[must_use]
     pub fn links(mut self, tune: impl FnOnce(RemotingConfigBuilder) -> RemotingConfigBuilder + Send + 'static) -> Self {
@@ -316,6 +330,8 @@ impl ActorSystemBuilder {
                     options: self.options,
                     clock: self.clock,
                     remoting: self.remoting,
+                    #[cfg(feature = "tls")]
+                    tls: self.tls,
                 })
             }
             _ => Err(StartError::Config(wrong)),
@@ -354,6 +370,8 @@ pub(super) struct Parts {
     pub(super) options: Options,
     pub(super) clock: SharedClock,
     pub(super) remoting: Tune<RemotingConfigBuilder>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<dc_remoting::TlsConfig>,
 }
 
 impl Parts {
@@ -362,6 +380,10 @@ impl Parts {
             RemotingConfig::builder(self.name.clone(), self.data_center.id().clone(), node).listen(self.listen);
         if let Some(endpoint) = self.advertise.clone() {
             config = config.advertise(endpoint);
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.take() {
+            config = config.tls(tls);
         }
         if let Some(tune) = self.remoting.take() {
             config = tune(config);

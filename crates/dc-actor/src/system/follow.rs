@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use dc_cache::TableEvent;
 use dc_cluster::{ClusterEvent, Eviction};
 use dc_core::{DataCenterId, NodeId};
-use dc_remoting::LinkEvent;
+use dc_remoting::{LinkError, LinkEvent};
 use tokio::sync::{
     broadcast::{Receiver, error::RecvError},
     mpsc::UnboundedReceiver,
@@ -159,9 +159,24 @@ fn evicted(node: &Arc<Node>, eviction: &Eviction) {
 async fn links(system: WeakSystem, mut events: Receiver<LinkEvent>) {
     while let Some(event) = next(&mut events, &system).await {
         let Some(node) = system.node() else { return };
-        if let LinkEvent::StoreMismatch { identity, ours, theirs } = event {
-            tracing::warn!(peer = ?identity, ?ours, ?theirs, "a peer uses another control-plane store");
-            node.bus().tell(Event::StoreMismatch { peer: format!("{identity:?}") });
+        match event {
+            LinkEvent::StoreMismatch { identity, ours, theirs } => {
+                tracing::warn!(peer = ?identity, ?ours, ?theirs, "a peer uses another control-plane store");
+                node.bus().tell(Event::StoreMismatch { peer: format!("{identity:?}") });
+            }
+            LinkEvent::Refused { from, why, tls: Some(_) } => {
+                node.bus().tell(Event::LinkRefused { peer: from.to_string(), why: why.to_string() });
+            }
+            LinkEvent::DialFailed { endpoint, error: error @ LinkError::Tls { .. } } => {
+                node.bus().tell(Event::LinkRefused { peer: endpoint.to_string(), why: error.to_string() });
+            }
+            LinkEvent::CertificatesReplaced { not_after } => {
+                node.bus().tell(Event::CertificatesReplaced { not_after });
+            }
+            LinkEvent::CertificatesRejected { why } => {
+                node.bus().tell(Event::CertificatesRejected { why: why.to_string() });
+            }
+            _ => {}
         }
     }
 }

@@ -135,6 +135,17 @@ impl ActorSystem {
         crate::spawn::explain_placement(&self.node, &selector.into())
     }
 
+    /// Reads the files of [`tls`](ActorSystemBuilder::tls) again now, which is also done by itself. True if they
+    /// changed: links made from now on use the new ones, standing links are left alone. False without TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`](crate::TlsError): the new files cannot be used, and the old ones stay in use.
+    #[cfg(feature = "tls")]
+    pub async fn reload_tls(&self) -> Result<bool, crate::TlsError> {
+        self.node.remoting().reload_tls().await
+    }
+
     /// Whether this node is a member of its datacenter and its routing table has once been in step (D7).
     /// True on followers too; stays true through later outages of the control plane.
     pub fn data_center_ready(&self) -> bool {

@@ -10,4 +10,6 @@ mod lifecycle;
 mod lookups;
 mod messages;
 mod spawns;
+#[cfg(feature = "tls")]
+mod tls;
 mod world;
