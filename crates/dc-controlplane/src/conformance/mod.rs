@@ -1,6 +1,6 @@
 //! The suite that checks a backend against the contract, from outside.
 //!
-//! Owns one check for each clause of P1 to P13 that can be seen without reading
+//! Owns one check for each clause of P1 to P13 and O1 to O7 that can be seen without reading
 //! the backend's code, and [`Harness`]: what a backend brings to be tested. Must
 //! not know any backend by name; where backends may differ,
 //! [`Capabilities`](crate::Capabilities) says what to expect.
@@ -22,6 +22,7 @@ mod intents;
 mod leases;
 mod lists;
 mod moves;
+mod ownership;
 mod watching;
 mod writes;
 
@@ -36,6 +37,7 @@ pub use intents::*;
 pub use leases::*;
 pub use lists::*;
 pub use moves::*;
+pub use ownership::*;
 pub use watching::*;
 pub use writes::*;
 

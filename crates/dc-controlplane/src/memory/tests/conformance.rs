@@ -91,6 +91,7 @@ mod watching {
 
     // A store in memory never looks at a wall clock, so there is none to skew.
     crate::conformance_tests!(Paused::with(MemoryOptions::default()), without: [skew]);
+    crate::ownership_conformance_tests!(Paused::with(MemoryOptions::default()));
 }
 
 mod polling {
