@@ -4,6 +4,7 @@
 extern crate dc_actor as multidc;
 
 mod actors;
+mod authority;
 mod errors;
 mod grains;
 mod lifecycle;
