@@ -19,6 +19,7 @@ pub struct SqliteConfig {
     request_timeout: Duration,
     require_at_start: bool,
     create: bool,
+    document_poll: Duration,
     clock: Arc<dyn MachineClock>,
 }
 
@@ -31,13 +32,14 @@ impl SqliteConfig {
             request_timeout: Duration::from_secs(5),
             require_at_start: false,
             create: true,
+            document_poll: Duration::from_millis(200),
             clock: Arc::new(BootClock::new()),
         })
     }
 
     /// Reads a URL: `sqlite:///absolute/path.db` or `sqlite:relative/path.db`, with `%XX` for odd bytes and, after `?`,
-    /// `namespace=..`, `request_timeout=..` (`500ms`, `5s`), `require_at_start=true|false` and `create=true|false`, joined by
-    /// `&`.
+    /// `namespace=..`, `request_timeout=..` (`500ms`, `5s`), `require_at_start=true|false`, `create=true|false` and `document_poll=..`,
+    /// joined by `&`.
     ///
     /// ```
     /// use dc_sqlite::SqliteConfig;
@@ -76,8 +78,13 @@ impl SqliteConfig {
                 }
                 "require_at_start" => builder.require_at_start(truth(key, value)?),
                 "create" => builder.create(truth(key, value)?),
+                "document_poll" => {
+                    let interval = humantime::parse_duration(value);
+                    let rule = "must be a duration such as `50ms` or `1s`";
+                    builder.document_poll(interval.map_err(|_| Invalid::new(key, value, rule))?)
+                }
                 other => {
-                    let rule = "must be namespace, request_timeout, require_at_start or create";
+                    let rule = "must be namespace, request_timeout, require_at_start, create or document_poll";
                     return Err(Invalid::new("control plane url parameter", other, rule));
                 }
             };
@@ -98,6 +105,11 @@ impl SqliteConfig {
     /// How long a call may take (P11).
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout
+    }
+
+    /// How often those who watch ownership documents look for changes (O6).
+    pub fn document_poll(&self) -> Duration {
+        self.document_poll
     }
 
     pub(crate) fn makes_the_file(&self) -> bool {
@@ -147,6 +159,14 @@ impl SqliteConfigBuilder {
         self
     }
 
+    /// How often each watch of ownership documents looks for changes (O6): 5 ms to 1 min. Default 200 ms. Each look
+    /// is one read transaction; a take-over is noticed so much later.
+    #[must_use]
+    pub fn document_poll(mut self, interval: Duration) -> Self {
+        self.0.document_poll = interval;
+        self
+    }
+
     /// The clock that leases are timed on: one that all users of the file share. Default [`BootClock`].
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn MachineClock>) -> Self {
@@ -177,6 +197,8 @@ impl SqliteConfigBuilder {
         check_namespace("namespace", &self.0.namespace)?;
         let (min, max) = (Duration::from_millis(10), Duration::from_secs(300));
         check_duration("request_timeout", self.0.request_timeout, min, max)?;
+        let (min, max) = (Duration::from_millis(5), Duration::from_secs(60));
+        check_duration("document_poll", self.0.document_poll, min, max)?;
         Ok(self.0)
     }
 }
@@ -252,6 +274,8 @@ mod tests {
             (path().namespace("a b"), "namespace"),
             (path().request_timeout(Duration::ZERO), "request_timeout"),
             (path().request_timeout(Duration::from_secs(301)), "request_timeout"),
+            (path().document_poll(Duration::from_millis(4)), "document_poll"),
+            (path().document_poll(Duration::from_secs(61)), "document_poll"),
         ] {
             let err = builder.clone().build().expect_err(&format!("{builder:?}"));
             assert_eq!(err.field, field, "{builder:?}");
@@ -285,6 +309,7 @@ mod tests {
             ("sqlite:///a?request_timeout=5", "request_timeout"),
             ("sqlite:///a?require_at_start=yes", "require_at_start"),
             ("sqlite:///a?create=0", "create"),
+            ("sqlite:///a?document_poll=soon", "document_poll"),
         ] {
             assert_eq!(SqliteConfig::from_url(url).expect_err(url).field, field, "{url}");
         }

@@ -1,8 +1,8 @@
 //! The control plane in one SQLite file, shared by the processes of one machine.
 //!
-//! Owns how the contract of [`dc_controlplane::ControlPlane`] is kept in a file,
-//! and is the only door to `rusqlite`. No server, no set-up, no watch: readers
-//! poll. Must not know: actors, sockets, other backends.
+//! Owns how the contracts of [`dc_controlplane::ControlPlane`] and of
+//! [`dc_controlplane::ownership`] are kept in a file, and is the only door to
+//! `rusqlite`. No server, no set-up, no watch: readers poll. Must not know: actors, sockets, other backends.
 //!
 //! | guarantee | how |
 //! |---|---|
@@ -13,6 +13,8 @@
 //! | P6 | one read transaction |
 //! | P7 | one transaction that touches the lease only; the version stays |
 //! | P11 | blocking threads that give up before the caller does; what gave up has changed nothing |
+//! | O1 to O3 | documents lie in the same file and are counted by the same counter; each write is one transaction; how long one is kept is timed as leases are |
+//! | O6 | watchers poll, by default every 200 ms; of what is removed a trace is left for 10 minutes |
 //! | P12 | the file is opened anew where it was moved, removed or replaced |
 //!
 //! # What it does not do
@@ -35,12 +37,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Reading order: [`SqliteConfig`], [`SqliteControlPlane`], then `store` (the transactions), `schema`, `connect`, `clock`.
+//! Reading order: [`SqliteConfig`], [`SqliteControlPlane`], then `store` (the transactions), `schema`, `connect`, `clock`; for
+//! ownership `documents` and `ownership`.
 
 mod clock;
 mod config;
 mod connect;
+mod documents;
 mod error;
+mod ownership;
 mod plane;
 mod schema;
 mod store;

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use dc_controlplane::ownership::OwnershipStore;
 use dc_controlplane::{Capabilities, ControlPlane, Durability, Error, Expected, Listing, StateChange, Watch, Writer};
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, StoreId, Version};
 use parking_lot::Mutex;
@@ -12,6 +13,7 @@ use crate::{
     BACKEND, SqliteConfig,
     connect::{Access, File, findings},
     error::Failure,
+    ownership::SqliteOwnership,
     store::Store,
 };
 
@@ -58,7 +60,7 @@ impl SqliteControlPlane {
     }
 
     /// Runs `act` in one write transaction.
-    async fn write<T: Send + 'static>(
+    pub(crate) async fn write<T: Send + 'static>(
         &self,
         operation: &'static str,
         access: Access,
@@ -84,7 +86,7 @@ impl SqliteControlPlane {
     }
 
     /// Runs `act` in one read transaction, after a write transaction where the store has no id yet, or lost changes.
-    async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
         act: impl Fn(&Store<'_>) -> Result<T, Failure> + Clone + Send + 'static,
@@ -201,5 +203,9 @@ impl ControlPlane for SqliteControlPlane {
     async fn deregister(&self, id: &DataCenterId, version: Version) -> Result<(), Error> {
         let id = id.clone();
         self.write("deregister", Access::Write, move |store| store.deregister(&id, version)).await
+    }
+
+    fn ownership(&self) -> Option<Arc<dyn OwnershipStore>> {
+        Some(Arc::new(SqliteOwnership::new(self.clone(), self.file.config().document_poll())))
     }
 }

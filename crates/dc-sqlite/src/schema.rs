@@ -10,7 +10,11 @@ const APPLICATION_ID: i32 = 0x6d64_6331;
 /// Each step brings a file from the schema version of its index to the next. Steps are never changed, only added.
 ///
 /// Leases stand in a table of their own, so that a renewal writes one short row, whatever the size of the record.
-const MIGRATIONS: &[&str] = &["
+///
+/// Of each document that is gone a trace is left for those who watch, for a while; `forgotten_removals` holds the
+/// newest revision of a trace that is gone too.
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE stores (
         namespace TEXT PRIMARY KEY,
         id TEXT NOT NULL,
@@ -38,7 +42,35 @@ const MIGRATIONS: &[&str] = &["
         document BLOB NOT NULL,
         PRIMARY KEY (namespace, id)
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE documents (
+        namespace TEXT NOT NULL,
+        key TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        boot TEXT,
+        written_ns INTEGER,
+        keep_ns INTEGER,
+        PRIMARY KEY (namespace, key)
+    ) STRICT;
+    CREATE INDEX documents_by_revision ON documents (namespace, revision);
+    CREATE INDEX documents_to_clean_up ON documents (namespace) WHERE keep_ns IS NOT NULL;
+    CREATE TABLE removed_documents (
+        namespace TEXT NOT NULL,
+        key TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        boot TEXT NOT NULL,
+        removed_ns INTEGER NOT NULL,
+        PRIMARY KEY (namespace, key)
+    ) STRICT;
+    CREATE INDEX removed_documents_by_revision ON removed_documents (namespace, revision);
+    CREATE TABLE forgotten_removals (
+        namespace TEXT PRIMARY KEY,
+        revision INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Makes the file ours and brings it up to date. Concurrent callers wait for each other.
 pub(crate) fn prepare(connection: &mut Connection) -> Result<(), Failure> {
@@ -98,6 +130,19 @@ mod tests {
         assert!(matches!(prepare(&mut connection), Err(Failure::Foreign(_))));
         let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
         assert_eq!(tables, 1);
+    }
+
+    #[test]
+    fn a_file_of_before_documents_is_brought_up_to_date_and_keeps_its_content() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        connection.execute("INSERT INTO stores VALUES ('n', 'id', 7)", []).unwrap();
+        prepare(&mut connection).unwrap();
+        let revision: i64 = connection.query_row("SELECT revision FROM stores", [], |row| row.get(0)).unwrap();
+        let documents: i64 = connection.query_row("SELECT count(*) FROM documents", [], |row| row.get(0)).unwrap();
+        assert_eq!((revision, documents), (7, 0));
     }
 
     #[test]

@@ -13,9 +13,9 @@ use crate::{MachineClock, MachineTime, error::Failure};
 
 /// One namespace within one transaction.
 pub(crate) struct Store<'a> {
-    tx: &'a Transaction<'a>,
-    namespace: &'a str,
-    now: MachineTime,
+    pub(crate) tx: &'a Transaction<'a>,
+    pub(crate) namespace: &'a str,
+    pub(crate) now: MachineTime,
     as_of: Version,
 }
 
@@ -71,12 +71,12 @@ impl<'a> Store<'a> {
         self.as_of
     }
 
-    fn version(&self, revision: i64) -> Version {
+    pub(crate) fn version(&self, revision: i64) -> Version {
         Version::new(self.as_of.store, revision_of(revision))
     }
 
     /// Raises the counter (P1).
-    fn next_version(&mut self) -> Result<Version, Failure> {
+    pub(crate) fn next_version(&mut self) -> Result<Version, Failure> {
         let revision: i64 = self
             .tx
             .prepare_cached("UPDATE stores SET revision = revision + 1 WHERE namespace = ?1 RETURNING revision")?
@@ -293,10 +293,10 @@ fn revision_of(column: i64) -> u64 {
     u64::try_from(column).unwrap_or(0)
 }
 
-fn column_of(version: Version) -> i64 {
+pub(crate) fn column_of(version: Version) -> i64 {
     i64::try_from(version.revision).unwrap_or(i64::MAX)
 }
 
-fn nanos(time: Duration) -> i64 {
+pub(crate) fn nanos(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -147,6 +147,12 @@ impl<C: TestClock> Harness for Files<C> {
         let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).expect("a lock");
         let sql = "UPDATE stores SET revision = revision + 1 WHERE namespace = 'multidc' RETURNING revision";
         let revision: i64 = tx.query_row(sql, [], |row| row.get(0)).expect("a revision");
+        if let Some(key) = key.strip_prefix(codec::DOCUMENTS) {
+            let sql =
+                "INSERT OR REPLACE INTO documents (namespace, key, revision, body) VALUES ('multidc', ?1, ?2, ?3)";
+            tx.execute(sql, params![key, revision, bytes]).expect("a raw write");
+            return tx.commit().expect("a raw write");
+        }
         let (table, namespace, id) = if let Some(id) = key.strip_prefix(codec::RECORDS) {
             ("records", "multidc", id)
         } else if let Some(id) = key.strip_prefix(codec::INTENTS) {
@@ -189,10 +195,12 @@ mod on_a_driven_clock {
 
     // cut: there is no link. skew: no wall clock is read, leases are timed on `CLOCK_BOOTTIME`.
     dc_controlplane::conformance_tests!(Files { clock: Driven::new() }, without: [cut, skew]);
+    dc_controlplane::ownership_conformance_tests!(Files { clock: Driven::new() }, without: [cut]);
 }
 
 mod on_the_machines_clock {
     use super::*;
 
     dc_controlplane::conformance_tests!(Files { clock: BootClock::new() }, without: [cut, skew]);
+    dc_controlplane::ownership_conformance_tests!(Files { clock: BootClock::new() }, without: [cut]);
 }
