@@ -4,14 +4,15 @@ use anyhow::{Result, bail};
 
 use crate::process;
 use crate::workspace::Workspace;
-use crate::{deny, features, guarantees, layers, lint, msrv};
+use crate::{deny, dependencies, features, guarantees, layers, lint, msrv};
 
 type Step = fn(&Workspace) -> Result<()>;
 
-const STEPS: [(&str, Step); 7] = [
+const STEPS: [(&str, Step); 8] = [
     ("layers", layers::check),
     ("guarantees", guarantees::check),
     ("msrv", msrv::check),
+    ("dependencies", dependencies::check),
     ("lint", lint::check),
     ("docs", lint::docs),
     ("features", features::check),
@@ -30,7 +31,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         if process::interrupted() {
             return result;
         }
-        summary.push(format!("{name:<12}{took:>7.1} s  {}", if result.is_ok() { "ok" } else { "FAILED" }));
+        summary.push(format!("{name:<14}{took:>7.1} s  {}", if result.is_ok() { "ok" } else { "FAILED" }));
         if let Err(error) = result {
             eprintln!("{name}: {error:#}");
             failed.push(name);

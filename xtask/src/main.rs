@@ -8,7 +8,9 @@
 mod check;
 mod demo;
 mod deny;
+mod dependencies;
 mod features;
+mod fuzz;
 mod guarantees;
 mod integration;
 mod layers;
@@ -92,6 +94,28 @@ enum Task {
     Features,
     /// Check third parties: one door each, licenses, sources, duplicate versions.
     Deny,
+    /// Check that docs/dependencies.md accounts for each third party that a manifest names.
+    Dependencies,
+    /// Fuzz every decoder and the link, guided by coverage; prints executions and the size of the corpus.
+    ///
+    /// Which targets there are: `ls fuzz/fuzz_targets`. Without a name, all take turns. What is found new goes into
+    /// fuzz/corpus/TARGET and is the start of the next run; an input that breaks something is saved, and how to see it
+    /// again is told. The same targets run for seconds as ordinary tests: `cargo test -p multidc-fuzz-targets`.
+    /// cargo-fuzz is installed if need be; the stable toolchain will do. docs/fuzzing.md has more.
+    #[command(after_help = "Examples:\n  cargo xtask fuzz frames --minutes 1\n  cargo xtask fuzz --minutes 60")]
+    Fuzz {
+        /// Which target; all if none is named.
+        target: Option<String>,
+        /// How long each target runs.
+        #[arg(long, default_value_t = 1.0)]
+        minutes: f64,
+        /// Write fuzz/seeds/ from today's encoders, and run nothing.
+        #[arg(long, conflicts_with_all = ["target", "minutes"])]
+        write_seeds: bool,
+        /// Write the files of tests/wire/ that are not there yet, and run nothing. None is ever changed.
+        #[arg(long, conflicts_with_all = ["target", "minutes", "write_seeds"])]
+        write_wire: bool,
+    },
     /// Get NATS and etcd and print where they are: `eval "$(cargo xtask servers)"`.
     ///
     /// After that, plain `cargo test -p dc-nats` finds its server.
@@ -129,6 +153,10 @@ fn run(task: Task) -> Result<()> {
         Task::Docs => lint::docs(&workspace),
         Task::Features => features::check(&workspace),
         Task::Deny => deny::check(&workspace),
+        Task::Dependencies => dependencies::check(&workspace),
+        Task::Fuzz { target, minutes, write_seeds, write_wire } => {
+            fuzz::run(&workspace, &fuzz::Fuzz { target, minutes, write_seeds, write_wire })
+        }
         Task::Bench { names } => demo::bench(&workspace, &names),
         Task::Servers => {
             let servers = Servers::acquire(&workspace)?;

@@ -15,6 +15,9 @@ pub mod codec;
 mod context;
 mod error;
 mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grain;
 mod host;
 mod kind;

@@ -28,6 +28,9 @@ mod config;
 mod directory;
 mod discovery;
 mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod membership;
 mod seal;

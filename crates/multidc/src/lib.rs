@@ -72,6 +72,9 @@ pub use dc_controlplane::{
 pub use dc_core::*;
 pub use dc_placement::{Considered, Explanation, Strategy, Verdict};
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use connect::check_url;
 pub use connect::{ConnectError, connect};
 
 /// The control plane in memory: several DCs of one process share a store.

@@ -215,7 +215,7 @@ impl Core {
         self.mine.get(key)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn hosts(&self) -> &BTreeMap<String, Entry> {
         &self.mine
     }

@@ -66,7 +66,8 @@ impl<'a> Fields<'a> {
             return Ok(None);
         }
         let key = self.varint()?;
-        let number = u32::try_from(key >> 3).map_err(|_| Malformed("a field number is too large"))?;
+        // A key has 32 bits, as Protobuf has it.
+        let number = u32::try_from(key).map_err(|_| Malformed("a field number is too large"))? >> 3;
         if number == 0 {
             return Err(Malformed("field number 0"));
         }

@@ -11,6 +11,8 @@ mod service;
 use bytes::Bytes;
 
 pub(crate) use codec::{FrameCodec, OutFrame};
+#[cfg(feature = "fuzzing")]
+pub(crate) use fast::Value;
 pub(crate) use fast::{ChunkRef, CreditRef, EnvelopeRef, Fields, Malformed, ReplyRef, owned};
 pub(crate) use handshake::{Grant, hello_frame, read_hello, read_welcome, welcome_frame};
 pub(crate) use service::{PATH, SERVICE_NAME};
