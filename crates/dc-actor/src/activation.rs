@@ -2,7 +2,8 @@
 
 use std::{any::Any, collections::HashMap, fmt, future::Future, sync::Arc};
 
-use dc_core::NodeId;
+use dc_core::{Epoch, NodeId};
+use dc_ownership::title::Title;
 use dc_remoting::Pair;
 use parking_lot::Mutex;
 
@@ -64,10 +65,10 @@ impl Activation {
         Ref::local(cell)
     }
 
-    /// The per-DC name, if it has one.
+    /// Its name, per-DC or global, if it has one.
     pub fn name(&self) -> Option<&str> {
         match &self.0.core.key {
-            Key::Name(name) => Some(name),
+            Key::Name(name) | Key::Global(name) => Some(name),
             Key::Anonymous | Key::Grain(_) => None,
         }
     }
@@ -76,8 +77,14 @@ impl Activation {
     pub fn grain_id(&self) -> Option<&str> {
         match &self.0.core.key {
             Key::Grain(id) => Some(id),
-            Key::Anonymous | Key::Name(_) => None,
+            Key::Anonymous | Key::Name(_) | Key::Global(_) => None,
         }
+    }
+
+    /// By which proof it works, if it is global (G2). There from `on_start` on: an activation presents its epoch to
+    /// its storage before it loads its state from there.
+    pub fn ownership(&self) -> Option<OwnershipView> {
+        self.0.core.owned.as_ref().map(|owned| OwnershipView(owned.title.clone()))
     }
 
     /// 1 in the first incarnation, one higher after each restart.
@@ -100,6 +107,24 @@ impl Activation {
 
     pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
+    }
+}
+
+/// The proof by which a global actor works, as it sees it.
+#[derive(Clone, Debug)]
+pub struct OwnershipView(Title);
+
+impl OwnershipView {
+    /// The epoch of this ownership: the fencing token. It never falls or repeats while the store keeps its data (G3).
+    /// A storage that refuses a lower epoch than the highest it has seen is written by one owner at a time.
+    pub fn epoch(&self) -> Epoch {
+        self.0.epoch()
+    }
+
+    /// Whether it holds at this moment. Checked anyway before each handler starts and before what it did leaves;
+    /// of use within long handlers, before something that cannot be taken back.
+    pub fn holds(&self) -> bool {
+        self.0.check().is_ok()
     }
 }
 

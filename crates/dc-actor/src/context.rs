@@ -5,9 +5,9 @@ use std::{future::IntoFuture, pin::pin, sync::Arc};
 use futures::FutureExt;
 
 use crate::{
-    activation::Activation,
+    activation::{Activation, OwnershipView},
     error::AskError,
-    host::{Cell, Context, Core, Message, Port, Reply},
+    host::{Cell, Context, Core, Meant, Message, Port, Reply},
     message::{Handles, RemoteActor, RemoteMessage},
     reference::Ref,
     send::Ask,
@@ -26,6 +26,9 @@ pub trait ContextExt<A: RemoteActor> {
 
     /// The system that this actor lives in.
     fn system(&self) -> ActorSystem;
+
+    /// By which proof this actor works, if it is global: its epoch is the fencing token.
+    fn ownership(&self) -> Option<OwnershipView>;
 
     /// Sends an ask whose answer comes back to this actor as a message of its own, made by `then`. Does not wait.
     ///
@@ -56,6 +59,11 @@ impl<A: RemoteActor, R: Reply> ContextExt<A> for Context<A, R> {
         Activation::current().and_then(|here| here.system()).expect(OUTSIDE)
     }
 
+    fn ownership(&self) -> Option<OwnershipView> {
+        // Documented above.
+        Activation::current().expect(OUTSIDE).ownership()
+    }
+
     fn request<B, M, N>(
         &self,
         ask: Ask<B, M>,
@@ -82,10 +90,14 @@ impl<A: RemoteActor, R: Reply> ContextExt<A> for Context<A, R> {
             };
             let message = then(answer);
             let name = std::any::type_name::<N>();
-            if let Err(refused) = cell.send(name, message, Port::Tell, None, epoch).await {
+            let meant = Meant::Incarnation(epoch);
+            let sent = match busy.take_over() {
+                true => cell.send_inside(name, message, Port::Tell, None, meant).await,
+                false => cell.send(name, message, Port::Tell, None, meant).await,
+            };
+            if let Err(refused) = sent {
                 core.dead_letter(name, refused.error);
             }
-            drop(busy);
         });
     }
 }
@@ -95,7 +107,13 @@ struct Busy(Option<Arc<Core>>);
 
 impl Busy {
     fn new(core: &Arc<Core>) -> Self {
-        Self(core.gate.enter().then(|| core.clone()))
+        // It is made on the actor's own task: its work belongs to what a held gate lets finish.
+        Self(core.gate.enter_held().then(|| core.clone()))
+    }
+
+    /// Leaves the place inside the gate to the answer; false where there is none.
+    fn take_over(mut self) -> bool {
+        self.0.take().is_some()
     }
 }
 

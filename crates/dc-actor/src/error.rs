@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use dc_core::Invalid;
+use dc_core::{DataCenterId, Endpoint, Invalid, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// Why a spawn, a lookup or a message failed.
@@ -197,6 +197,60 @@ pub enum Error {
         /// Whether it is certain that nothing ran.
         not_run: bool,
     },
+    // Errors travel by the number of their variant: new ones go to the end.
+    /// The datacenter that was asked does not allow this to ours, see [`Authority`](crate::Authority).
+    #[error("{by} does not allow {data_center} to {what}")]
+    Unauthorized {
+        /// Who wanted it.
+        data_center: String,
+        /// What was refused.
+        what: String,
+        /// The node that refused.
+        by: String,
+    },
+    /// A global actor, or grain, is not owned there (any more): it was handed over, taken over, or its node cannot
+    /// renew its lease (G2). Also from its own side: what it sends after that does not leave.
+    #[error("{actor} is not owned there under epoch {epoch}{}", Newer(newer))]
+    NotOwner {
+        /// The actor.
+        actor: String,
+        /// The epoch that the message, or the former owner, names; 0 for none.
+        epoch: u64,
+        /// The owner with a higher epoch, if it is known there.
+        newer: Option<NewOwner>,
+        /// Whether it is certain that nothing ran (false where the handler had begun while it was owned).
+        not_run: bool,
+    },
+    /// Something global was asked for, and the control plane keeps no ownership.
+    #[error(
+        "{what} is global, and this control plane keeps no ownership: use one that does (memory, NATS, etcd, SQLite), \
+         or ask for it per datacenter"
+    )]
+    NoOwnership {
+        /// What was asked for.
+        what: String,
+    },
+    /// The store that decides about ownership did not do what was asked: nothing was started.
+    #[error("ownership of {what}: {reason}")]
+    OwnershipUnavailable {
+        /// What was to be owned, or looked up.
+        what: String,
+        /// What the store, or the way there, said.
+        reason: String,
+    },
+}
+
+/// Who owns something global now, as far as the one who says so knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewOwner {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its datacenter.
+    pub data_center: DataCenterId,
+    /// Its node.
+    pub node: NodeId,
+    /// Where that takes links.
+    pub endpoint: Endpoint,
 }
 
 impl Error {
@@ -220,11 +274,17 @@ impl Error {
             | Self::StaleEpoch { .. }
             | Self::ShuttingDown { .. }
             | Self::Unbound
+            | Self::NoOwnership { .. }
+            | Self::OwnershipUnavailable { .. }
+            | Self::Unauthorized { .. }
             | Self::Invalid { .. } => true,
             Self::HandlerPanicked { .. } | Self::NoAnswer { .. } | Self::StartFailed { .. } | Self::Lost { .. } => {
                 false
             }
-            Self::Timeout { not_run, .. } | Self::Codec { not_run, .. } | Self::Other { not_run, .. } => *not_run,
+            Self::Timeout { not_run, .. }
+            | Self::Codec { not_run, .. }
+            | Self::Other { not_run, .. }
+            | Self::NotOwner { not_run, .. } => *not_run,
         }
     }
 
@@ -255,6 +315,10 @@ impl Error {
             Self::Unbound => "Unbound",
             Self::Invalid { .. } => "Invalid",
             Self::Other { .. } => "Other",
+            Self::NotOwner { .. } => "NotOwner",
+            Self::NoOwnership { .. } => "NoOwnership",
+            Self::OwnershipUnavailable { .. } => "OwnershipUnavailable",
+            Self::Unauthorized { .. } => "Unauthorized",
         }
     }
 
@@ -314,6 +378,19 @@ struct List<'a>(&'a [String]);
 impl fmt::Display for List<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { f.write_str("none") } else { f.write_str(&self.0.join(", ")) }
+    }
+}
+
+struct Newer<'a>(&'a Option<NewOwner>);
+
+impl fmt::Display for Newer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => Ok(()),
+            Some(NewOwner { epoch, data_center, node, .. }) => {
+                write!(f, "; epoch {epoch} is on {} of {data_center}", node.short())
+            }
+        }
     }
 }
 

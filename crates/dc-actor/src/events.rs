@@ -104,10 +104,28 @@ pub enum Event {
         /// Its identity.
         id: String,
     },
+    /// Something global that was owned here was handed over (G5).
+    GlobalMoved {
+        /// The name, or the slot of grains.
+        what: String,
+        /// Where it is now.
+        data_center: DataCenterId,
+        /// The node that owns it now.
+        node: NodeId,
+        /// Under which epoch.
+        epoch: u64,
+    },
     /// A peer's control plane is another store than ours (P1).
     StoreMismatch {
         /// The peer.
         peer: String,
+    },
+    /// A node of another datacenter was refused what its datacenter may not do here.
+    Unauthorized {
+        /// Whose node.
+        data_center: DataCenterId,
+        /// What was refused.
+        what: String,
     },
     /// A link was refused, by this node or by the peer, for its certificate or for want of TLS (R9). Told once for a
     /// row of like refusals of a peer that this node dials, and for each connection of others.

@@ -82,13 +82,14 @@ fn sample_ref() -> Ref<Worker> {
 
 /// A body of every kind: a name for each.
 pub fn samples() -> Vec<(&'static str, Bytes)> {
+    #[allow(clippy::needless_update, reason = "fields are added, and are not in what version 1 wrote")]
     let spawn = SpawnBody {
         kind: "worker".into(),
         name: "orders".into(),
         request: Bytes::copy_from_slice(&9u128.to_be_bytes()),
         args: Bytes::from_static(b"args"),
         passed_on: true,
-        policy: Bytes::new(),
+        ..SpawnBody::default()
     };
     let fault = |error: &Error| write_fault(error).1;
     let timeout = Error::Timeout { to: "worker/orders".into(), after: Duration::from_millis(1_500), not_run: true };

@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use dc_core::DataCenterSelector;
+use dc_ownership::policy::{Failback, Loss, OnLoss, Policy, Strictness};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     host::{Actor, AnyCell, Birth, Cell, Core, Ended, RestartPolicy, start},
     link::{self, Incoming},
     message::{Handles, RemoteActor, RemoteMessage},
+    snapshot::{Snapshot, Snapshots},
     system::ConfigError,
 };
 
@@ -33,6 +35,7 @@ pub(crate) struct Table<A: Actor> {
     by_type: HashSet<TypeId>,
     mailbox: usize,
     restart: RestartPolicy,
+    snapshots: Option<Snapshots<A>>,
 }
 
 impl<A: Actor> Table<A> {
@@ -51,6 +54,10 @@ impl<A: Actor> Table<A> {
     pub(crate) fn restart(&self) -> RestartPolicy {
         self.restart
     }
+
+    pub(crate) fn snapshots(&self) -> Option<Snapshots<A>> {
+        self.snapshots
+    }
 }
 
 /// What [`KindBuilder`] and [`GrainBuilder`] have in common.
@@ -61,8 +68,13 @@ struct Listing<A: Actor> {
 
 impl<A: RemoteActor> Listing<A> {
     fn new() -> Self {
-        let table =
-            Table { by_name: HashMap::new(), by_type: HashSet::new(), mailbox: 64, restart: RestartPolicy::Never };
+        let table = Table {
+            by_name: HashMap::new(),
+            by_type: HashSet::new(),
+            mailbox: 64,
+            restart: RestartPolicy::Never,
+            snapshots: None,
+        };
         Self { table, wrong: Vec::new() }
     }
 
@@ -116,6 +128,16 @@ impl<A: RemoteActor> KindBuilder<A> {
         self
     }
 
+    /// Global actors of this kind take their state along when they move in good order, see [`Snapshot`].
+    #[must_use]
+    pub fn snapshots(mut self) -> Self
+    where
+        A: Snapshot,
+    {
+        self.0.table.snapshots = Some(Snapshots::new());
+        self
+    }
+
     /// What happens when an actor of this kind fails. Default [`RestartPolicy::Never`].
     #[must_use]
     pub fn restart(mut self, policy: RestartPolicy) -> Self {
@@ -136,7 +158,11 @@ const IDLE: Duration = Duration::from_secs(300);
 pub struct GrainBuilder<A: RemoteActor> {
     listing: Listing<A>,
     args: Option<MakeArgs<A>>,
-    options: GrainOptions,
+    idle: Duration,
+    scope: Scope,
+    policy: Policy,
+    /// What was declared that only global grains have.
+    only_global: Option<&'static str>,
 }
 
 type MakeArgs<A> = Arc<dyn Fn(&str) -> <A as Actor>::Args + Send + Sync>;
@@ -148,6 +174,37 @@ pub(crate) struct GrainOptions {
     pub(crate) scope: GrainScope,
 }
 
+/// In how many places a grain of one identity may be active.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scope {
+    /// Each datacenter has its own.
+    PerDataCenter,
+    /// One home across all datacenters, chosen by all nodes alike from their routing tables; while these differ it may
+    /// be active in two (G2). The default.
+    #[default]
+    OneHome,
+    /// One in the world, by proof of ownership (G2, G3). Needs a control plane that keeps ownership.
+    Global,
+}
+
+/// Where the grains of a kind may live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Home(DataCenterSelector);
+
+impl Home {
+    /// In datacenters that match, and never elsewhere.
+    pub fn within(among: impl Into<DataCenterSelector>) -> Self {
+        Self(among.into())
+    }
+}
+
+impl From<Home> for DataCenterSelector {
+    fn from(home: Home) -> Self {
+        home.0
+    }
+}
+
 /// Where the grains of a kind live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GrainScope {
@@ -155,12 +212,14 @@ pub(crate) enum GrainScope {
     PerDataCenter,
     /// One home for each identity, among the datacenters that match.
     OneHome(DataCenterSelector),
+    /// One in the world.
+    Global(Policy),
 }
 
 impl<A: RemoteActor> GrainBuilder<A> {
     pub(crate) fn new() -> Self {
-        let options = GrainOptions { idle: IDLE, scope: GrainScope::OneHome(DataCenterSelector::default()) };
-        Self { listing: Listing::new(), args: None, options }
+        let (scope, policy) = (Scope::default(), Policy::default());
+        Self { listing: Listing::new(), args: None, idle: IDLE, scope, policy, only_global: None }
     }
 
     /// How an identity becomes the arguments of `on_start`. Must be given.
@@ -194,14 +253,14 @@ impl<A: RemoteActor> GrainBuilder<A> {
         if after < Duration::from_millis(10) {
             self.listing.wrong.push(ConfigError::invalid("idle", format!("{after:?}"), "must be at least 10 ms"));
         }
-        self.options.idle = after;
+        self.idle = after;
         self
     }
 
     /// Each datacenter has its own grain of an identity. The default is one home across all datacenters.
     #[must_use]
     pub fn per_data_center(mut self) -> Self {
-        self.options.scope = GrainScope::PerDataCenter;
+        self.scope = Scope::PerDataCenter;
         self
     }
 
@@ -212,24 +271,111 @@ impl<A: RemoteActor> GrainBuilder<A> {
         if let Err(invalid) = among.check() {
             self.listing.wrong.push(invalid.into());
         }
-        self.options.scope = GrainScope::OneHome(among);
+        self.policy.within = among;
         self
     }
 
-    pub(crate) fn finish(self, wrong: &mut Vec<ConfigError>) -> Option<GrainKind<A>> {
-        wrong.extend(self.listing.wrong);
+    /// In how many places one identity may be active. Default [`Scope::OneHome`].
+    #[must_use]
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Of global grains: the greatest loss that they survive. Default [`Loss::Node`].
+    #[must_use]
+    pub fn survives(mut self, loss: Loss) -> Self {
+        if loss == Loss::Nothing {
+            let rule = "is not for grains: they are there for the next message, or they wait";
+            self.listing.wrong.push(ConfigError::invalid("survives", "Loss::Nothing", rule));
+        }
+        self.policy.survives = loss;
+        self.of_global("survives")
+    }
+
+    /// Of global grains: what happens then. Default: they move at once.
+    #[must_use]
+    pub fn on_loss(mut self, on_loss: OnLoss) -> Self {
+        self.policy.on_loss = on_loss;
+        self.of_global("on_loss")
+    }
+
+    /// Of global grains: where they go when their datacenter is lost, among those of [`home`](Self::home).
+    #[must_use]
+    pub fn failover_to(mut self, among: impl Into<DataCenterSelector>) -> Self {
+        self.policy.failover_to = Some(among.into());
+        self.of_global("failover_to")
+    }
+
+    /// Of global grains: where they live by preference, among those of [`home`](Self::home).
+    #[must_use]
+    pub fn prefer(mut self, among: impl Into<DataCenterSelector>) -> Self {
+        self.policy.prefer = Some(among.into());
+        self.of_global("prefer")
+    }
+
+    /// Of global grains: whether they go back. Default [`Failback::Manual`].
+    #[must_use]
+    pub fn failback(mut self, failback: Failback) -> Self {
+        self.policy.failback = failback;
+        self.of_global("failback")
+    }
+
+    /// Of global grains: what goes first while the store is away. Default [`Strictness::Strict`];
+    /// [`Strictness::Available`] gives up "one in the world".
+    #[must_use]
+    pub fn strictness(mut self, strictness: Strictness) -> Self {
+        self.policy.strictness = strictness;
+        self.of_global("strictness")
+    }
+
+    /// Global grains of this kind take their state along when they move in good order, see [`Snapshot`].
+    #[must_use]
+    pub fn snapshots(mut self) -> Self
+    where
+        A: Snapshot,
+    {
+        self.listing.table.snapshots = Some(Snapshots::new());
+        self
+    }
+
+    fn of_global(mut self, field: &'static str) -> Self {
+        self.only_global = Some(field);
+        self
+    }
+
+    pub(crate) fn finish(mut self, wrong: &mut Vec<ConfigError>) -> Option<GrainKind<A>> {
+        wrong.append(&mut self.listing.wrong);
+        if let (Some(field), true) = (self.only_global, self.scope != Scope::Global) {
+            wrong.push(ConfigError::invalid(field, A::KIND, "is for global grains: add `.scope(Scope::Global)`"));
+        }
+        if let Err(invalid) = self.policy.check() {
+            wrong.push(invalid.into());
+        }
+        let scope = match self.scope {
+            Scope::PerDataCenter => GrainScope::PerDataCenter,
+            Scope::OneHome => GrainScope::OneHome(self.policy.within),
+            Scope::Global => GrainScope::Global(self.policy),
+        };
+        let options = GrainOptions { idle: self.idle, scope };
         let Some(args) = self.args else {
             wrong.push(ConfigError::MissingArgs { kind: A::KIND });
             return None;
         };
-        Some(GrainKind { table: Arc::new(self.listing.table), args, options: self.options })
+        Some(GrainKind { table: Arc::new(self.listing.table), args, options })
     }
 }
 
 /// A kind of actor, whatever its type: as spawns from other nodes see it.
 pub(crate) trait AnyActorKind: Send + Sync {
     /// Reads the arguments and starts an actor.
-    fn start(&self, core: Arc<Core>, args: Bytes, ended: Ended) -> Result<Arc<dyn AnyCell>, Error>;
+    fn start(
+        &self,
+        core: Arc<Core>,
+        args: Bytes,
+        restore: Option<Bytes>,
+        ended: Ended,
+    ) -> Result<Arc<dyn AnyCell>, Error>;
     fn lists(&self, message: TypeId) -> bool;
     fn messages(&self) -> Vec<&'static str>;
     fn as_any(&self) -> &(dyn Any + Send + Sync);
@@ -240,7 +386,7 @@ pub(crate) trait AnyGrainKind: Send + Sync {
     fn lists(&self, message: TypeId) -> bool;
     fn messages(&self) -> Vec<&'static str>;
     fn options(&self) -> &GrainOptions;
-    fn start(&self, core: Arc<Core>, id: &str, ended: Ended) -> Arc<dyn AnyCell>;
+    fn start(&self, core: Arc<Core>, id: &str, restore: Option<Bytes>, ended: Ended) -> Arc<dyn AnyCell>;
 }
 
 /// A registered kind of actor.
@@ -259,14 +405,21 @@ where
             RestartPolicy::Never => None,
             RestartPolicy::OnFailure { .. } => Some(encode_args::<A>(&args)?),
         };
-        Ok(self.birth(core, args, remake, ended))
+        Ok(self.birth(core, args, None, remake, ended))
     }
 
-    fn birth(&self, core: Arc<Core>, args: A::Args, remake: Option<Bytes>, ended: Ended) -> Arc<dyn AnyCell> {
+    fn birth(
+        &self,
+        core: Arc<Core>,
+        args: A::Args,
+        restore: Option<Bytes>,
+        remake: Option<Bytes>,
+        ended: Ended,
+    ) -> Arc<dyn AnyCell> {
         let system = core.host.system.clone();
         let remake = remake
             .map(|bytes| -> crate::host::Remake<A> { Box::new(move || decode_args::<A>(&system, bytes.clone())) });
-        start(Birth { core, table: self.table.clone(), args, remake, ended })
+        start(Birth { core, table: self.table.clone(), args, restore, remake, ended })
     }
 }
 
@@ -296,10 +449,16 @@ where
     A: RemoteActor,
     A::Args: Serialize + DeserializeOwned,
 {
-    fn start(&self, core: Arc<Core>, args: Bytes, ended: Ended) -> Result<Arc<dyn AnyCell>, Error> {
+    fn start(
+        &self,
+        core: Arc<Core>,
+        args: Bytes,
+        restore: Option<Bytes>,
+        ended: Ended,
+    ) -> Result<Arc<dyn AnyCell>, Error> {
         let read = decode_args::<A>(&core.host.system, args.clone())?;
         let remake = matches!(self.table.restart, RestartPolicy::OnFailure { .. }).then_some(args);
-        Ok(self.birth(core, read, remake, ended))
+        Ok(self.birth(core, read, restore, remake, ended))
     }
 
     fn lists(&self, message: TypeId) -> bool {
@@ -335,9 +494,9 @@ impl<A: RemoteActor> AnyGrainKind for GrainKind<A> {
         &self.options
     }
 
-    fn start(&self, core: Arc<Core>, id: &str, ended: Ended) -> Arc<dyn AnyCell> {
+    fn start(&self, core: Arc<Core>, id: &str, restore: Option<Bytes>, ended: Ended) -> Arc<dyn AnyCell> {
         let args = (self.args)(id);
-        start(Birth { core, table: self.table.clone(), args, remake: None, ended })
+        start(Birth { core, table: self.table.clone(), args, restore, remake: None, ended })
     }
 }
 
@@ -379,6 +538,14 @@ impl Kinds {
         names.extend(self.actors.values().flat_map(|kind| kind.messages()));
         names.extend(self.grains.values().flat_map(|kind| kind.messages()));
         names
+    }
+
+    /// The registered kinds of global grains, with what was declared of them.
+    pub(crate) fn global_grains(&self) -> impl Iterator<Item = (&'static str, &Policy)> {
+        self.grains.iter().filter_map(|(name, kind)| match &kind.options().scope {
+            GrainScope::Global(policy) => Some((*name, policy)),
+            GrainScope::PerDataCenter | GrainScope::OneHome(_) => None,
+        })
     }
 
     /// How the registered kinds of grains live.

@@ -11,6 +11,7 @@
 extern crate self as multidc;
 
 mod activation;
+mod authority;
 pub mod codec;
 mod context;
 mod error;
@@ -18,6 +19,7 @@ mod events;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod global;
 mod grain;
 mod host;
 mod kind;
@@ -25,9 +27,11 @@ mod link;
 mod lookup;
 mod measure;
 mod message;
+mod mobile;
 mod receive;
 mod reference;
 mod send;
+mod snapshot;
 mod spawn;
 mod system;
 mod wire;
@@ -39,21 +43,24 @@ pub mod opened {
 }
 
 pub use dc_macros::{RemoteActor, RemoteMessage};
+pub use dc_ownership::policy::{Failback, Loss, OnLoss, Strictness};
 #[cfg(feature = "tls")]
 pub use dc_remoting::{CertificateName, TlsConfig, TlsConfigBuilder, TlsError, TlsRefusal};
 
 pub use crate::{
-    activation::Activation,
+    activation::{Activation, OwnershipView},
+    authority::{Authority, Rights},
     context::ContextExt,
-    error::{AskError, Error},
+    error::{AskError, Error, NewOwner},
     events::{DeadLetter, Event, EventStream},
     grain::GrainRef,
     host::{Actor, ActorRef, Context, Infallible, Message, Reply, RestartPolicy},
-    kind::{GrainBuilder, KindBuilder},
+    kind::{GrainBuilder, Home, KindBuilder, Scope},
     lookup::{ActorOf, ActorOfFuture},
     message::{Handles, RemoteActor, RemoteMessage},
     reference::Ref,
     send::{Ask, AskFuture, Tell, TellFuture},
+    snapshot::Snapshot,
     spawn::{Spawn, SpawnFuture, SpawnOn},
     system::{ActorSystem, ActorSystemBuilder, ConfigError, DataCenterInfo, StartError},
 };

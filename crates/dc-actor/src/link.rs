@@ -10,7 +10,7 @@ use prost::Message as _;
 use crate::{
     codec::Codec,
     error::{AskError, Error},
-    host::{BoxAnswer, Cell, Core, Envelope, LinkPort, Port, Refusal},
+    host::{BoxAnswer, Cell, Core, Envelope, LinkPort, Meant, Port, Refusal},
     message::{Handles, RemoteActor, RemoteMessage},
 };
 
@@ -90,7 +90,12 @@ where
         None => Port::Tell,
         Some(reply) => Port::Link(LinkPort { reply, encode: encode_answer::<A, M> }),
     };
-    let envelope = Envelope::new(core.clone(), M::NAME, message, port, deadline, incoming.message.epoch);
+    let meant = match (&core.owned, incoming.message.epoch) {
+        (Some(_), epoch) => Meant::Owned(epoch),
+        (None, 0) => Meant::Any,
+        (None, epoch) => Meant::Incarnation(epoch),
+    };
+    let envelope = Envelope::new(core.clone(), M::NAME, message, port, deadline, meant);
     cell.enqueue(envelope, incoming.accept);
 }
 

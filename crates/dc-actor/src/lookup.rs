@@ -180,10 +180,13 @@ async fn elsewhere(
             }
         })
         .collect();
+    let alone = asked.len() == 1;
     while let Some((dc, answer)) = asked.next().await {
         match answer.flatten().and_then(|place| Ok((place.location()?, place.kind))) {
             Ok((Some(at), kind)) => return Ok(Some(Hit { kind, at })),
             Ok((None, _)) => {}
+            // There is nobody else who might have it.
+            Err(error @ Error::Unauthorized { .. }) if alone => return Err(error),
             Err(error) => {
                 tracing::debug!(name, %dc, %error, "a datacenter did not answer a lookup");
                 unanswered.push(dc.to_string());

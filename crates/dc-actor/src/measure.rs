@@ -8,6 +8,14 @@ pub(crate) fn dead_letter(reason: &'static str) {
     let _ = reason;
 }
 
+/// Counts what was refused to a datacenter that may not do it here.
+pub(crate) fn unauthorized(data_center: &dc_core::DataCenterId) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("multidc_unauthorized_total", "data_center" => data_center.to_string()).increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = data_center;
+}
+
 /// Counts an actor that started (`+1`) or stopped (`-1`), by kind.
 pub(crate) fn actors(kind: &'static str, by: i8) {
     #[cfg(feature = "metrics")]
@@ -75,6 +83,7 @@ mod tests {
             super::actors("worker", 1);
             super::activation("cart");
             super::placement("chosen");
+            super::unauthorized(&"dc-2".parse().unwrap());
         });
         let recorded = names.0.lock().unwrap().clone();
         assert_eq!(
@@ -84,6 +93,7 @@ mod tests {
                 "multidc_actors{kind=worker}",
                 "multidc_grain_activations_total{kind=cart}",
                 "multidc_placements_total{outcome=chosen}",
+                "multidc_unauthorized_total{data_center=dc-2}",
             ]
         );
     }

@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use dc_core::NodeId;
 use dc_remoting::{PeerIdentity, Receiver, ReplyTo, Service, Services, Undelivered};
 use tracing::Instrument;
 
 use crate::{
+    authority::Wish,
     error::Error,
     events::DeadLetter,
-    grain,
+    global, grain,
     link::{self, Incoming},
     lookup, spawn,
     system::{Node, WeakSystem},
@@ -21,7 +21,17 @@ use crate::{
 pub(crate) fn serve(node: &Arc<Node>, services: &Services) {
     services.know(node.kinds().names());
     services.set_receiver(Arc::new(Messages { system: node.weak() }));
-    for service in [wire::SPAWN, wire::LOOKUP, wire::LOCATE, wire::ACTIVATE, wire::PEEK, wire::GONE] {
+    for service in [
+        wire::SPAWN,
+        wire::LOOKUP,
+        wire::LOCATE,
+        wire::ACTIVATE,
+        wire::PEEK,
+        wire::GONE,
+        wire::FIND,
+        wire::OWNED,
+        wire::OFFER,
+    ] {
         services.set_service(service, Arc::new(Questions { system: node.weak(), service }));
     }
 }
@@ -39,12 +49,24 @@ impl Receiver for Messages {
             }
             return;
         };
+        if incoming.message.kind.as_str() == wire::LANDED {
+            return global::landed(&node, incoming);
+        }
+        let wish = Wish::Call { kind: incoming.message.kind.as_str(), message: incoming.message.message.as_str() };
+        if let Err(error) = node.authorise(&from.dc, wish) {
+            return refuse(&node, incoming, error);
+        }
+        if let Err(error) = global::check_sender(&node, &incoming.message.from) {
+            return refuse(&node, incoming, error);
+        }
         let back = match node.actors().get(incoming.message.to) {
             Some(cell) if cell.core().kind == incoming.message.kind.as_str() => cell.deliver(incoming),
             _ => Err(incoming),
         };
         match back {
             Ok(()) => {}
+            // It is being handed over, or was.
+            Err(incoming) if incoming.message.epoch != 0 => global::arrived_late(&node, incoming),
             // A grain that went to rest: its message is passed on, or its asker looks again.
             Err(incoming) if !incoming.message.key.is_empty() => grain::redirect(&node, incoming),
             Err(incoming) => not_here(&node, from, incoming),
@@ -57,6 +79,19 @@ impl Receiver for Messages {
         let error = Error::Unreachable { to: target.clone(), reason: lost.why.to_string() };
         let message = lost.message.message.to_string();
         node.bus().dead_letter(DeadLetter { target, kind, message, error });
+    }
+}
+
+/// Refuses a message, unread: to its asker, or as a dead letter.
+fn refuse(node: &Arc<Node>, incoming: Incoming, error: Error) {
+    let message = &incoming.message;
+    let target = format!("{} #{} on {}", message.kind, message.to, node.label());
+    match incoming.reply {
+        Some(reply) => link::reply_error(reply, &error),
+        None => {
+            let (kind, message) = (message.kind.to_string(), message.message.to_string());
+            node.bus().dead_letter(DeadLetter { target, kind, message, error });
+        }
     }
 }
 
@@ -96,10 +131,10 @@ struct Questions {
 impl Service for Questions {
     fn call(&self, from: &Arc<PeerIdentity>, body: Bytes, left: Duration, reply: ReplyTo) {
         let Some(node) = self.system.node() else { return reply.not_run("the system has ended") };
-        let (service, from) = (self.service, from.node);
-        let span = tracing::debug_span!("question", service = service.0, from = %from.short());
+        let (service, from) = (self.service, from.clone());
+        let span = tracing::debug_span!("question", service = service.0, from = %from.node.short());
         let work = async move {
-            let answer = answer(&node, service, from, body, left).await;
+            let answer = answer(&node, service, &from, body, left).await;
             if let Err(error) = &answer {
                 tracing::debug!(%error, "a question was refused");
             }
@@ -113,20 +148,40 @@ impl Service for Questions {
 async fn answer(
     node: &Arc<Node>,
     service: dc_remoting::ServiceId,
-    from: NodeId,
+    from: &PeerIdentity,
     body: Bytes,
     left: Duration,
 ) -> Result<Place, Error> {
     match service {
-        wire::SPAWN => spawn::asked(node, wire::read("a spawn", body)?, left).await,
-        wire::LOOKUP => lookup::asked(node, wire::read("a lookup", body)?, left).await,
-        wire::LOCATE => grain::asked_to_locate(node, wire::read("a question for a grain", body)?, left).await,
-        wire::ACTIVATE => grain::asked_to_activate(node, wire::read("a question for a grain", body)?, left).await,
+        wire::SPAWN => {
+            let body: wire::SpawnBody = wire::read("a spawn", body)?;
+            node.authorise(&from.dc, Wish::Spawn(&body.kind))?;
+            spawn::asked(node, body, left).await
+        }
+        wire::LOOKUP => {
+            node.authorise(&from.dc, Wish::LookUp)?;
+            lookup::asked(node, wire::read("a lookup", body)?, left).await
+        }
+        wire::FIND => {
+            node.authorise(&from.dc, Wish::LookUp)?;
+            global::asked_to_find(node, wire::read("a question for a global name", body)?, left).await
+        }
+        wire::OFFER => global::asked_to_take(node, wire::read("an offer", body)?),
+        wire::LOCATE | wire::ACTIVATE | wire::OWNED => {
+            let body: wire::GrainBody = wire::read("a question for a grain", body)?;
+            node.authorise(&from.dc, Wish::Find(&body.kind))?;
+            match service {
+                wire::OWNED => global::asked_to_activate(node, body, left).await,
+                wire::LOCATE => grain::asked_to_locate(node, body, left).await,
+                _ => grain::asked_to_activate(node, body, left).await,
+            }
+        }
+        // Everybody may ask whether a grain is active: without the answer, one might be active twice (G2).
         wire::PEEK => grain::asked_to_peek(node, wire::read("a question for a grain", body)?, left).await,
         _ => {
             let gone: wire::GoneBody = wire::read("a notice", body)?;
-            node.names().forget_actor(from, gone.actor);
-            node.grains().forget_actor(from, gone.actor);
+            node.names().forget_actor(from.node, gone.actor);
+            node.grains().forget_actor(from.node, gone.actor);
             Ok(Place::none())
         }
     }

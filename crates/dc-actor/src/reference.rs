@@ -15,9 +15,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use crate::{
     activation::Activation,
     error::Error,
-    host::{Actor, Cell, Key},
+    global::Located,
+    host::{Cell, Key},
     link,
     message::{Handles, RemoteActor, RemoteMessage},
+    mobile::{Mobile, What},
     send::{Ask, Target, Tell},
     system::{ActorSystem, Node, WeakSystem},
 };
@@ -41,19 +43,22 @@ pub struct Ref<A: RemoteActor> {
 }
 
 struct RefInner<A: RemoteActor> {
-    at: Location,
+    /// Of a global one: where it was when this was made.
+    at: Located,
     key: Key,
     route: OnceLock<Route<A>>,
 }
 
 /// The way to an actor.
-pub(crate) enum Route<A: Actor> {
+pub(crate) enum Route<A: RemoteActor> {
     /// It lives on this node.
     Here(Arc<Cell<A>>),
     /// It lives on another node.
     There(Way),
     /// It lived on this node, and does no more.
     Gone,
+    /// It is global: where it is now is found out as it moves.
+    Mobile(Arc<Mobile<A>>),
 }
 
 /// The way to an actor on another node.
@@ -62,6 +67,8 @@ pub(crate) struct Way {
     pub(crate) at: Location,
     pub(crate) kind: Symbol,
     pub(crate) key: Bytes,
+    /// The epoch that is known of a global target, else 0.
+    pub(crate) epoch: u64,
     peer: Peer,
     pair: Pair,
 }
@@ -77,7 +84,19 @@ impl Way {
 }
 
 impl<A: RemoteActor> Route<A> {
-    pub(crate) fn find(node: &Arc<Node>, at: &Location, key: &Key) -> Self {
+    pub(crate) fn find(node: &Arc<Node>, located: &Located, key: &Key) -> Self {
+        match key {
+            Key::Global(name) => {
+                let what = What::Name(name.clone());
+                Self::Mobile(Arc::new(Mobile::known_at(node.clone(), what, located.clone())))
+            }
+            Key::Anonymous | Key::Name(_) | Key::Grain(_) => Self::to(node, located, key),
+        }
+    }
+
+    /// The way to this very place.
+    pub(crate) fn to(node: &Arc<Node>, located: &Located, key: &Key) -> Self {
+        let Located { at, epoch } = located;
         if at.node == node.id() {
             let cell = node.actors().get(at.actor).and_then(|cell| cell.into_any().downcast().ok());
             return cell.map_or(Self::Gone, Self::Here);
@@ -86,10 +105,11 @@ impl<A: RemoteActor> Route<A> {
         let peer = node.remoting().peer(target);
         let pair = peer.pair();
         let key = match key {
-            Key::Grain(id) => Bytes::copy_from_slice(id.as_bytes()),
+            Key::Grain(id) | Key::Global(id) => Bytes::copy_from_slice(id.as_bytes()),
             Key::Anonymous | Key::Name(_) => Bytes::new(),
         };
-        Self::There(Way { node: node.clone(), at: at.clone(), kind: link::kind_symbol::<A>(), key, peer, pair })
+        let (kind, epoch) = (link::kind_symbol::<A>(), *epoch);
+        Self::There(Way { node: node.clone(), at: at.clone(), kind, key, epoch, peer, pair })
     }
 }
 
@@ -98,12 +118,18 @@ impl<A: RemoteActor> Ref<A> {
     pub(crate) fn local(cell: Arc<Cell<A>>) -> Option<Self> {
         let core = cell.core();
         let node = core.host.system.node()?;
-        let (at, key) = (node.location(core.number), core.key.clone());
-        Some(Self { inner: Arc::new(RefInner { at, key, route: OnceLock::from(Route::Here(cell)) }) })
+        let epoch = core.owned.as_ref().map_or(0, |owned| owned.title.epoch().0);
+        let (at, key) = (Located { at: node.location(core.number), epoch }, core.key.clone());
+        let route = match &key {
+            Key::Global(_) => Route::find(&node, &at, &key),
+            Key::Anonymous | Key::Name(_) | Key::Grain(_) => Route::Here(cell),
+        };
+        Some(Self { inner: Arc::new(RefInner { at, key, route: OnceLock::from(route) }) })
     }
 
     /// A reference to the actor at `at`.
-    pub(crate) fn at(node: &Arc<Node>, at: Location, key: Key) -> Self {
+    pub(crate) fn at(node: &Arc<Node>, at: impl Into<Located>, key: Key) -> Self {
+        let at = at.into();
         let route = OnceLock::from(Route::find(node, &at, &key));
         Self { inner: Arc::new(RefInner { at, key, route }) }
     }
@@ -126,20 +152,29 @@ impl<A: RemoteActor> Ref<A> {
         Ask::new(Target::Ref(self.clone()), message)
     }
 
-    /// The datacenter where the actor lives.
+    /// The datacenter where the actor lives; of a global one, where it lived when this reference was made.
     pub fn data_center(&self) -> &DataCenterId {
-        &self.inner.at.dc
+        &self.inner.at.at.dc
     }
 
-    /// The node where the actor lives.
+    /// The node where the actor lives; of a global one, where it lived when this reference was made.
     pub fn node(&self) -> NodeId {
-        self.inner.at.node
+        self.inner.at.at.node
     }
 
-    /// The per-DC name, if it has one.
+    /// Whether it means whoever owns a global name: then messages follow it as it moves.
+    pub fn is_global(&self) -> bool {
+        matches!(self.inner.key, Key::Global(_))
+    }
+
+    pub(crate) fn located(&self) -> &Located {
+        &self.inner.at
+    }
+
+    /// Its name, per-DC or global, if it has one.
     pub fn name(&self) -> Option<&str> {
         match &self.inner.key {
-            Key::Name(name) => Some(name),
+            Key::Name(name) | Key::Global(name) => Some(name),
             Key::Anonymous | Key::Grain(_) => None,
         }
     }
@@ -167,7 +202,11 @@ impl<A: RemoteActor> Clone for Ref<A> {
 
 impl<A: RemoteActor> PartialEq for Ref<A> {
     fn eq(&self, other: &Self) -> bool {
-        self.inner.at == other.inner.at
+        match (&self.inner.key, &other.inner.key) {
+            // Wherever it is.
+            (Key::Global(one), Key::Global(other)) => one == other,
+            _ => self.inner.at == other.inner.at,
+        }
     }
 }
 
@@ -175,16 +214,20 @@ impl<A: RemoteActor> Eq for Ref<A> {}
 
 impl<A: RemoteActor> Hash for Ref<A> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.inner.at.hash(state);
+        match &self.inner.key {
+            Key::Global(name) => name.hash(state),
+            Key::Anonymous | Key::Name(_) | Key::Grain(_) => self.inner.at.at.hash(state),
+        }
     }
 }
 
 impl<A: RemoteActor> fmt::Display for Ref<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Location { dc, node, actor, .. } = &self.inner.at;
+        let Location { dc, node, actor, .. } = &self.inner.at.at;
         match &self.inner.key {
             Key::Name(name) => write!(f, "{} {name:?} (#{actor} on {} of {dc})", A::KIND, node.short()),
             Key::Grain(id) => write!(f, "{}/{id} (#{actor} on {} of {dc})", A::KIND, node.short()),
+            Key::Global(name) => write!(f, "{} {name:?} (global; #{actor} on {} of {dc})", A::KIND, node.short()),
             Key::Anonymous => write!(f, "{} #{actor} on {} of {dc}", A::KIND, node.short()),
         }
     }
@@ -205,14 +248,29 @@ struct WireRef {
     grain: Option<String>,
 }
 
+/// Stands before the epoch of a global one, in that of the two fields above which it has no use for: no name and no
+/// identity begins so. Who knows nothing of epochs still reads a name, and finds the actor by its number.
+const EPOCH: char = '\0';
+
+/// An epoch in a field that would else be empty.
+fn write_epoch(epoch: u64) -> Option<String> {
+    (epoch != 0).then(|| format!("{EPOCH}{epoch}"))
+}
+
+fn read_epoch(field: Option<&String>) -> Option<u64> {
+    field?.strip_prefix(EPOCH)?.parse().ok()
+}
+
 impl<A: RemoteActor> Serialize for Ref<A> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Located { at, epoch } = self.inner.at.clone();
         let (name, grain) = match &self.inner.key {
             Key::Anonymous => (None, None),
             Key::Name(name) => (Some(name.to_string()), None),
-            Key::Grain(id) => (None, Some(id.to_string())),
+            Key::Global(name) => (Some(name.to_string()), write_epoch(epoch.max(1))),
+            Key::Grain(id) => (write_epoch(epoch), Some(id.to_string())),
         };
-        WireRef { kind: A::KIND.to_owned(), at: self.inner.at.clone(), name, grain }.serialize(serializer)
+        WireRef { kind: A::KIND.to_owned(), at, name, grain }.serialize(serializer)
     }
 }
 
@@ -222,11 +280,16 @@ impl<'de, A: RemoteActor> Deserialize<'de> for Ref<A> {
         if kind != A::KIND {
             return Err(D::Error::custom(format!("a reference to a {kind:?}, not to a {:?}", A::KIND)));
         }
+        let (of_name, of_grain) = (read_epoch(grain.as_ref()), read_epoch(name.as_ref()));
+        let epoch = of_name.or(of_grain).unwrap_or_default();
         let key = match (name, grain) {
+            (Some(name), Some(_)) if of_name.is_some() => Key::Global(name.into()),
+            (Some(_), Some(id)) if of_grain.is_some() => Key::Grain(id.into()),
             (Some(name), _) => Key::Name(name.into()),
             (None, Some(id)) => Key::Grain(id.into()),
             (None, None) => Key::Anonymous,
         };
+        let at = Located { at, epoch };
         let read = Self { inner: Arc::new(RefInner { at, key, route: OnceLock::new() }) };
         if let Some(node) = reading_for() {
             read.bind(&node);

@@ -21,7 +21,7 @@ use crate::{
     codec::{Codec, to_bytes},
     error::{AskError, Error},
     grain::GrainRef,
-    host::{Cell, Outcome, Port, Refusal},
+    host::{Cell, Meant, Outcome, Port, Refusal},
     link,
     message::{Handles, RemoteActor, RemoteMessage},
     reference::{Ref, Route, Way},
@@ -113,10 +113,14 @@ impl<A: Handles<M>, M: RemoteMessage> IntoFuture for Tell<A, M> {
         let Self { target, message, timeout, sender } = self;
         TellFuture(match target {
             Target::Ref(target) => Box::pin(async move {
-                let route = target.route()?;
-                tell_by(route, &mut Payload::once(message), timeout, sender.as_ref()).await
+                match target.route()? {
+                    Route::Mobile(mobile) => mobile.tell_to(message, timeout, sender.as_ref()).await,
+                    route => tell_by(route, &mut Payload::once(message), timeout, sender.as_ref()).await,
+                }
             }),
-            Target::Grain(grain) => Box::pin(grain.tell_to(message, timeout, sender)),
+            Target::Grain(grain) => {
+                Box::pin(async move { grain.mobile().tell_to(message, timeout, sender.as_ref()).await })
+            }
         })
     }
 }
@@ -129,10 +133,14 @@ impl<A: Handles<M>, M: RemoteMessage> IntoFuture for Ask<A, M> {
         let Self { target, message, timeout, sender } = self;
         AskFuture(match target {
             Target::Ref(target) => Box::pin(async move {
-                let route = target.route()?;
-                ask_by(route, &mut Payload::once(message), timeout, sender.as_ref()).await
+                match target.route()? {
+                    Route::Mobile(mobile) => mobile.ask_of(message, timeout, sender.as_ref()).await,
+                    route => ask_by(route, &mut Payload::once(message), timeout, sender.as_ref()).await,
+                }
             }),
-            Target::Grain(grain) => Box::pin(grain.ask_of(message, timeout, sender)),
+            Target::Grain(grain) => {
+                Box::pin(async move { grain.mobile().ask_of(message, timeout, sender.as_ref()).await })
+            }
         })
     }
 }
@@ -216,14 +224,16 @@ where
     A: Handles<M>,
     M: RemoteMessage,
 {
+    check_sender(sender)?;
     match route {
-        Route::Gone => Err(Error::not_found(A::KIND)),
+        // Whoever follows a moving target gives its present place.
+        Route::Gone | Route::Mobile(_) => Err(Error::not_found(A::KIND)),
         Route::Here(cell) => {
             let node = node_of(cell)?;
             listed::<A, M>(cell)?;
             let after = timeout.unwrap_or(node.options().ask_timeout);
             let message = payload.take(&node)?;
-            let send = cell.send(M::NAME, message, Port::Tell, None, 0);
+            let send = cell.send(M::NAME, message, Port::Tell, None, Meant::Any);
             match tokio::time::timeout(after, send).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(refused)) => {
@@ -237,7 +247,7 @@ where
         Route::There(way) => {
             way.node.lists::<A, M>()?;
             let after = timeout.unwrap_or(way.node.options().ask_timeout);
-            let message = way.message::<M>(payload.bytes()?);
+            let message = way.message::<M>(payload.bytes()?, sender);
             let pair = way.pair(sender);
             match tokio::time::timeout(after, pair.tell(message)).await {
                 Ok(sent) => sent.map_err(|err| link::link_error(&err, &way.label::<A>())),
@@ -258,8 +268,10 @@ where
     A: Handles<M>,
     M: RemoteMessage,
 {
+    check_sender(sender)?;
     match route {
-        Route::Gone => Err(AskError::Failed(Error::not_found(A::KIND))),
+        // As above.
+        Route::Gone | Route::Mobile(_) => Err(AskError::Failed(Error::not_found(A::KIND))),
         Route::Here(cell) => {
             let node = node_of(cell)?;
             listed::<A, M>(cell)?;
@@ -276,7 +288,7 @@ where
         Route::There(way) => {
             way.node.lists::<A, M>()?;
             let after = timeout.unwrap_or(way.node.options().ask_timeout);
-            let message = way.message::<M>(payload.bytes()?);
+            let message = way.message::<M>(payload.bytes()?, sender);
             let answer = match way.pair(sender).ask(message, after).await {
                 Ok(answer) => way.node.weak().while_reading(|| link::decode_answer::<A, M>(answer.status, answer.body)),
                 Err(err) => Err(AskError::Failed(link::link_error(&err, &way.label::<A>()))),
@@ -288,6 +300,11 @@ where
             answer
         }
     }
+}
+
+/// A global actor sends only what it may still do (G2).
+fn check_sender(sender: Option<&Activation>) -> Result<(), Error> {
+    sender.map_or(Ok(()), |sender| sender.core().check_owned(true))
 }
 
 type Answer<A, M> = Result<<A as Handles<M>>::Ok, AskError<<A as Handles<M>>::Err>>;
@@ -305,7 +322,7 @@ where
     let (tx, rx) = oneshot::channel();
     let entered = AtomicBool::new(false);
     let asked = async {
-        cell.send(M::NAME, message, Port::Local(tx), Some(deadline), 0).await?;
+        cell.send(M::NAME, message, Port::Local(tx), Some(deadline), Meant::Any).await?;
         entered.store(true, Ordering::Relaxed);
         let answer = match rx.await {
             Ok(Outcome::Answer(answer)) => Ok(answer),
@@ -355,14 +372,14 @@ fn node_of<A: RemoteActor>(cell: &Arc<Cell<A>>) -> Result<Arc<Node>, Error> {
 }
 
 impl Way {
-    fn message<M: RemoteMessage>(&self, payload: Bytes) -> dc_remoting::Message {
+    fn message<M: RemoteMessage>(&self, payload: Bytes, sender: Option<&Activation>) -> dc_remoting::Message {
         dc_remoting::Message {
             to: self.at.actor,
             kind: self.kind.clone(),
             key: self.key.clone(),
             message: link::symbol::<M>(),
-            epoch: 0,
-            from: Bytes::new(),
+            epoch: self.epoch,
+            from: sender.and_then(|sender| sender.core().owned.as_ref()).map_or_else(Bytes::new, |by| by.mark.clone()),
             payload,
         }
     }

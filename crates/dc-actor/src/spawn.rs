@@ -204,6 +204,7 @@ where
         request: Bytes::copy_from_slice(&request.to_be_bytes()),
         args: encode_args::<A>(args)?,
         passed_on: false,
+        policy: Bytes::new(),
     })
 }
 
@@ -439,7 +440,7 @@ pub(crate) async fn asked(node: &Arc<Node>, body: SpawnBody, left: Duration) -> 
         let (node, kind, args) = (node.clone(), body.kind.clone(), body.args.clone());
         move |core, ended| {
             let (_, maker) = node.kinds().actor(&kind).ok_or_else(|| unknown_kind(&node, &kind))?;
-            maker.start(core, args, ended)
+            maker.start(core, args, None, ended)
         }
     });
     match made.await? {

@@ -3,6 +3,10 @@
 
 use bytes::Bytes;
 use dc_core::NodeId;
+use dc_ownership::{
+    ids::{GroupId, Slot},
+    order::Thing,
+};
 use dc_remoting::ServiceId;
 
 use crate::{error::Error, link, reference::Location};
@@ -20,6 +24,105 @@ pub(crate) const PEEK: ServiceId = ServiceId(20);
 /// Tells a sender that an actor is not there any more; the answer is empty.
 pub(crate) const GONE: ServiceId = ServiceId(21);
 
+/// Where an actor of a global name is, asked of the name's owner.
+pub(crate) const FIND: ServiceId = ServiceId(22);
+/// Make a global grain active, asked of its slot's owner.
+pub(crate) const OWNED: ServiceId = ServiceId(23);
+/// Takes state of something global that is about to be handed over.
+pub(crate) const OFFER: ServiceId = ServiceId(24);
+/// The kind and type of the message that ends what is forwarded in a hand-over. No kind has a `/` in its name.
+pub(crate) const LANDED: &str = "/landed";
+
+/// Something that is owned: a slot of a placement group, or, if `name` is not empty, a name.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ThingBody {
+    /// 16 bytes, big-endian.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) group: Bytes,
+    #[prost(uint32, tag = "2")]
+    pub(crate) slot: u32,
+    #[prost(string, tag = "3")]
+    pub(crate) name: String,
+}
+
+impl ThingBody {
+    pub(crate) fn of(thing: &Thing) -> Self {
+        match thing {
+            Thing::Slot(group, slot) => Self {
+                group: Bytes::copy_from_slice(&group.0.to_be_bytes()),
+                slot: slot.number().into(),
+                name: String::new(),
+            },
+            Thing::Name(name) => Self { group: Bytes::new(), slot: 0, name: name.clone() },
+        }
+    }
+
+    pub(crate) fn thing(&self) -> Option<Thing> {
+        if !self.name.is_empty() {
+            return Some(Thing::Name(self.name.clone()));
+        }
+        let group: [u8; 16] = self.group.as_ref().try_into().ok()?;
+        let slot = Slot::new(u16::try_from(self.slot).ok()?)?;
+        Some(Thing::Slot(GroupId(u128::from_be_bytes(group)), slot))
+    }
+}
+
+/// Who sends a message, where that is a global actor: by which ownership.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SenderBody {
+    #[prost(message, tag = "1")]
+    pub(crate) thing: Option<ThingBody>,
+    #[prost(uint64, tag = "2")]
+    pub(crate) epoch: u64,
+}
+
+/// A [`SenderBody`], written.
+pub(crate) fn sender_mark(thing: &Thing, epoch: u64) -> Bytes {
+    write(&SenderBody { thing: Some(ThingBody::of(thing)), epoch })
+}
+
+/// The body of [`FIND`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct FindBody {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    /// The asker's own spawn of this name, 16 bytes; empty for none.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) request: Bytes,
+    /// The epoch that the asker knows.
+    #[prost(uint64, tag = "3")]
+    pub(crate) epoch: u64,
+    /// The asker is the former owner, and has messages to forward.
+    #[prost(bool, tag = "4")]
+    pub(crate) forwarded: bool,
+}
+
+/// The body of [`OFFER`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct OfferBody {
+    #[prost(message, tag = "1")]
+    pub(crate) thing: Option<ThingBody>,
+    /// The epoch that the new owner will have.
+    #[prost(uint64, tag = "2")]
+    pub(crate) epoch: u64,
+    /// From 0 on.
+    #[prost(uint32, tag = "3")]
+    pub(crate) part: u32,
+    #[prost(bool, tag = "4")]
+    pub(crate) last: bool,
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) states: Vec<StateBody>,
+}
+
+/// The state of one actor.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct StateBody {
+    #[prost(string, tag = "1")]
+    pub(crate) identity: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) state: Bytes,
+}
+
 /// The body of [`SPAWN`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct SpawnBody {
@@ -36,6 +139,9 @@ pub(crate) struct SpawnBody {
     /// Passed on by the node that was asked: not to be passed on again.
     #[prost(bool, tag = "5")]
     pub(crate) passed_on: bool,
+    /// What is declared of a global name, as JSON; empty for a per-DC one.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub(crate) policy: Bytes,
 }
 
 impl SpawnBody {
@@ -55,13 +161,19 @@ pub(crate) struct LookupBody {
     pub(crate) name: String,
 }
 
-/// The body of [`LOCATE`], [`ACTIVATE`] and [`PEEK`].
+/// The body of [`LOCATE`], [`ACTIVATE`], [`PEEK`] and [`OWNED`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct GrainBody {
     #[prost(string, tag = "1")]
     pub(crate) kind: String,
     #[prost(string, tag = "2")]
     pub(crate) id: String,
+    /// Of a global grain: the epoch of its owner, as the asker knows it.
+    #[prost(uint64, tag = "3")]
+    pub(crate) epoch: u64,
+    /// Of a global grain: the asker is the former owner, and has messages to forward.
+    #[prost(bool, tag = "4")]
+    pub(crate) forwarded: bool,
 }
 
 /// The body of [`GONE`].
@@ -87,6 +199,12 @@ pub(crate) struct Place {
     pub(crate) endpoint: String,
     #[prost(uint64, tag = "6")]
     pub(crate) actor: u64,
+    /// Under which epoch, if it is global.
+    #[prost(uint64, tag = "7")]
+    pub(crate) epoch: u64,
+    /// The asker's own spawn has started it.
+    #[prost(bool, tag = "8")]
+    pub(crate) same_request: bool,
 }
 
 /// What was found.
@@ -118,6 +236,8 @@ impl Place {
             node: Bytes::copy_from_slice(&location.node.0.to_be_bytes()),
             endpoint: location.endpoint.to_string(),
             actor: location.actor,
+            epoch: 0,
+            same_request: false,
         }
     }
 

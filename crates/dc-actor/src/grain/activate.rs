@@ -48,7 +48,7 @@ pub(super) async fn activate(
         let left = until.saturating_duration_since(node.clock().now());
         let rising = match begin(node, kind, id) {
             Begun::Mine(rising) => rising,
-            Begun::Active(at) => return Ok(at),
+            Begun::Active(cell) => return Ok(node.location(cell.core().number)),
             Begun::Wait(wait) => {
                 if tokio::time::timeout(left, wait).await.is_err() {
                     return Err(timed_out());
@@ -72,14 +72,14 @@ pub(super) async fn activate(
     }
 }
 
-enum Begun {
+pub(crate) enum Begun {
     Mine(Rising),
-    Active(Location),
+    Active(Arc<dyn AnyCell>),
     Wait(futures::future::BoxFuture<'static, ()>),
 }
 
 /// A place in the node's table that is held while a grain is made active.
-struct Rising {
+pub(crate) struct Rising {
     key: (&'static str, Arc<str>),
     done: Arc<tokio::sync::SetOnce<()>>,
     grains: std::sync::Weak<Node>,
@@ -97,11 +97,12 @@ impl Drop for Rising {
     }
 }
 
-fn begin(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -> Begun {
+/// Takes the place of a grain in this node's table, unless somebody has it.
+pub(crate) fn begin(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -> Begun {
     let key = (kind, id.clone());
     let mut here = node.grains().here.lock();
     match here.get(&key).cloned() {
-        Some(Here::Active(cell)) if !cell.core().gate.is_closed() => Begun::Active(node.location(cell.core().number)),
+        Some(Here::Active(cell)) if !cell.core().gate.is_closed() => Begun::Active(cell),
         // It is going to rest: wait until it has.
         Some(Here::Active(cell)) => Begun::Wait(Box::pin(async move { cell.core().wait_stopped().await })),
         Some(Here::Rising(done)) => Begun::Wait(Box::pin(async move {
@@ -146,7 +147,7 @@ async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -
     let Some((_, known)) = node.kinds().grain(kind) else { return Ok(None) };
     let GrainScope::OneHome(among) = &known.options().scope else { return Ok(None) };
     let idle = known.options().idle;
-    let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string() });
+    let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string(), ..GrainBody::default() });
     let homes = locate::former_homes(node, kind, id, among);
     let asked = homes.iter().map(|dc| ask_data_center(node, dc, wire::PEEK, body.clone(), FORMER_HOME));
     let mut failed = None;
@@ -187,7 +188,7 @@ async fn start(
         return Err(Error::not_found(identity(kind, id)));
     }
     let core = Arc::new(Core::new(number, kind, Key::Grain(id.clone()), node.host()));
-    let cell = maker.start(core.clone(), id, ended(node, kind, id, number));
+    let cell = maker.start(core.clone(), id, None, ended(node, kind, id, number));
     node.actors().insert(cell.clone());
     // From now on its end releases its identity.
     held.keep();
@@ -215,7 +216,7 @@ async fn start(
 }
 
 /// Puts it among the grains that are active here, unless it is ending.
-fn note_active(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, cell: Arc<dyn AnyCell>) -> bool {
+pub(crate) fn note_active(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, cell: Arc<dyn AnyCell>) -> bool {
     let mut here = node.grains().here.lock();
     let active = !cell.core().gate.is_closed();
     if active {
@@ -232,13 +233,18 @@ fn ended(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, number: u64) -> En
             let Some(node) = system.node() else { return };
             node.directory().release(&directory_key(kind, &id), number).await;
             node.actors().remove(number);
-            let key = (kind, id.clone());
-            let mut here = node.grains().here.lock();
-            if matches!(here.get(&key), Some(Here::Active(cell)) if cell.core().number == number) {
-                here.remove(&key);
-                drop(here);
-                node.bus().tell(Event::GrainPassivated { kind, id: id.to_string() });
-            }
+            note_ended(&node, kind, &id, number);
         })
     })
+}
+
+/// Takes an activation that has ended out of the node's table.
+pub(crate) fn note_ended(node: &Node, kind: &'static str, id: &Arc<str>, number: u64) {
+    let key = (kind, id.clone());
+    let mut here = node.grains().here.lock();
+    if matches!(here.get(&key), Some(Here::Active(cell)) if cell.core().number == number) {
+        here.remove(&key);
+        drop(here);
+        node.bus().tell(Event::GrainPassivated { kind, id: id.to_string() });
+    }
 }

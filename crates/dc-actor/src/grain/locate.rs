@@ -9,7 +9,8 @@ use dc_core::{DataCenterId, DataCenterSelector};
 
 use super::{activate, identity};
 use crate::{
-    error::Error,
+    error::{Error, NewOwner},
+    global::{self, Located},
     kind::GrainScope,
     link,
     lookup::ask_data_center,
@@ -23,10 +24,10 @@ use crate::{
 const ONE_QUESTION: Duration = Duration::from_secs(3);
 
 /// Why a grain was not found.
-pub(super) struct NotFound {
-    pub(super) error: Error,
+pub(crate) struct NotFound {
+    pub(crate) error: Error,
     /// Looking again at once is of no use: no node of its home answers.
-    pub(super) lasting: bool,
+    pub(crate) lasting: bool,
 }
 
 impl From<Error> for NotFound {
@@ -42,29 +43,43 @@ impl From<dc_core::Invalid> for NotFound {
 }
 
 /// Finds the grain, making it active if it is not.
-pub(super) async fn locate(
+pub(crate) async fn locate(
     node: &Arc<Node>,
     kind: &'static str,
     id: &Arc<str>,
     until: Instant,
-) -> Result<Location, NotFound> {
+    told: Option<&NewOwner>,
+) -> Result<Located, NotFound> {
     check_name("grain id", id)?;
-    if let Some(at) = node.grains().remembered(kind, id) {
-        return Ok(at);
+    if let Some(found) = node.grains().remembered(kind, id)
+        && !is_over(node, kind, id, &found, told)
+    {
+        return Ok(found);
     }
     let left = until.saturating_duration_since(node.clock().now());
     let scope = node.kinds().grain(kind).map(|(_, kind)| kind.options().scope.clone());
     let Some(scope) = scope else {
         return Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() }.into());
     };
-    let at = match scope {
-        GrainScope::PerDataCenter => in_own(node, kind, id, left).await?,
-        GrainScope::OneHome(among) => at_home(node, kind, id, &among, left).await?,
+    let found: Located = match scope {
+        GrainScope::Global(_) => global::locate_grain(node, kind, id, until, told).await?,
+        GrainScope::PerDataCenter => in_own(node, kind, id, left).await?.into(),
+        GrainScope::OneHome(among) => at_home(node, kind, id, &among, left).await?.into(),
     };
-    if at.node != node.id() {
-        node.grains().remember(kind, id, &at);
+    if found.at.node != node.id() {
+        node.grains().remember(kind, id, &found);
     }
-    Ok(at)
+    Ok(found)
+}
+
+/// Whether what is remembered of a global grain is known to be of a former owner.
+fn is_over(node: &Node, kind: &str, id: &str, found: &Located, told: Option<&NewOwner>) -> bool {
+    if found.epoch == 0 {
+        return false;
+    }
+    let newer = || node.try_global().and_then(|global| global.slot_of(kind, id));
+    told.is_some_and(|told| told.epoch > found.epoch)
+        || newer().is_some_and(|thing| node.knows_newer(&thing, found.epoch))
 }
 
 /// The home of an identity, among those that match: any that takes traffic; or any that takes placements, without
@@ -130,7 +145,7 @@ async fn ask_home(
     if home == node.data_center().id() {
         return Ok(as_home(node, kind, id, left).await?);
     }
-    let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string() });
+    let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string(), ..GrainBody::default() });
     match ask_data_center(node, home, wire::LOCATE, body, left).await {
         Ok(answer) => Ok(answer?),
         Err(error) => Err(NotFound { error: only_asked(error, home), lasting: true }),
@@ -174,7 +189,7 @@ async fn in_own(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Durat
         Some(member) if member.node != node.id() => member,
         Some(_) | None => return activate::activate(node, kind, id, left).await,
     };
-    let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string() });
+    let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string(), ..GrainBody::default() });
     let to = format!("{} at {}", member.node.short(), member.endpoint);
     let peer = node.peer(&member.endpoint, member.node);
     let answer = peer.call_for_answer(wire::ACTIVATE, body, left.min(ONE_QUESTION)).await;
@@ -211,7 +226,7 @@ pub(crate) async fn asked_to_peek(node: &Arc<Node>, body: GrainBody, left: Durat
 }
 
 /// The kind as this program spells it, and the identity, checked.
-pub(super) fn known(node: &Node, body: &GrainBody) -> Result<(&'static str, Arc<str>), Error> {
+pub(crate) fn known(node: &Node, body: &GrainBody) -> Result<(&'static str, Arc<str>), Error> {
     check_name("grain id", &body.id)?;
     let (kind, _) = node
         .kinds()

@@ -21,24 +21,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
 use dc_core::{NodeId, SharedClock};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 pub(crate) use self::{
-    activate::asked_to_activate,
-    locate::{asked_to_locate, asked_to_peek},
-    redirect::redirect,
+    activate::{Begun, asked_to_activate, begin, note_active, note_ended},
+    locate::{NotFound, asked_to_locate, asked_to_peek, known, locate},
+    redirect::{PASSED_ON, dead, label, redirect},
     rest::put_to_rest,
 };
 use crate::{
-    activation::Activation,
-    error::{AskError, Error},
-    host::{AnyCell, Key},
+    global::Located,
+    host::AnyCell,
     message::{Handles, RemoteActor, RemoteMessage},
-    reference::{Location, Route, reading_for},
-    send::{Ask, Payload, Target, Tell, ask_by, tell_by},
+    mobile::{Mobile, What},
+    reference::{Location, reading_for},
+    send::{Ask, Target, Tell},
     system::Node,
 };
 
@@ -51,22 +50,14 @@ pub struct GrainRef<A: RemoteActor> {
 }
 
 struct Inner<A: RemoteActor> {
-    node: Arc<Node>,
     id: Arc<str>,
-    route: ArcSwapOption<Known<A>>,
-    /// One at a time looks for the grain; the others wait, in order.
-    looking: tokio::sync::Mutex<()>,
-}
-
-struct Known<A: RemoteActor> {
-    at: Location,
-    route: Route<A>,
+    mobile: Mobile<A>,
 }
 
 impl<A: RemoteActor> GrainRef<A> {
     pub(crate) fn new(node: Arc<Node>, id: String) -> Self {
-        let (route, looking) = (ArcSwapOption::empty(), tokio::sync::Mutex::new(()));
-        Self { inner: Arc::new(Inner { node, id: id.into(), route, looking }) }
+        let id: Arc<str> = id.into();
+        Self { inner: Arc::new(Inner { mobile: Mobile::new(node, What::Grain(id.clone())), id }) }
     }
 
     /// The identity.
@@ -92,171 +83,8 @@ impl<A: RemoteActor> GrainRef<A> {
         Ask::new(Target::Grain(self.clone()), message)
     }
 
-    async fn known(&self, until: Instant) -> Result<Arc<Known<A>>, locate::NotFound> {
-        if let Some(known) = self.inner.route.load_full() {
-            return Ok(known);
-        }
-        let node = &self.inner.node;
-        let left = until.saturating_duration_since(node.clock().now());
-        let found = tokio::time::timeout(left, self.look(until)).await;
-        found.unwrap_or_else(|_| {
-            Err(Error::Timeout { to: format!("the place of {self}"), after: left, not_run: true }.into())
-        })
-    }
-
-    /// Looks for the grain, one message at a time. Cancel-safe: what it began goes on by itself.
-    async fn look(&self, until: Instant) -> Result<Arc<Known<A>>, locate::NotFound> {
-        let _turn = self.inner.looking.lock().await;
-        if let Some(known) = self.inner.route.load_full() {
-            return Ok(known);
-        }
-        let Inner { node, id, .. } = &*self.inner;
-        let at = locate::locate(node, A::KIND, id, until).await?;
-        let route = Route::find(node, &at, &Key::Grain(id.clone()));
-        let known = Arc::new(Known { at, route });
-        self.inner.route.store(Some(known.clone()));
-        Ok(known)
-    }
-
-    fn forget(&self, known: &Arc<Known<A>>) {
-        let Inner { node, id, route, .. } = &*self.inner;
-        node.grains().forget(A::KIND, id, &known.at);
-        route.rcu(|now| match now {
-            Some(now) if Arc::ptr_eq(now, known) => None,
-            other => other.clone(),
-        });
-    }
-
-    pub(crate) async fn tell_to<M>(
-        self,
-        message: M,
-        timeout: Option<Duration>,
-        sender: Option<Activation>,
-    ) -> Result<(), Error>
-    where
-        A: Handles<M>,
-        M: RemoteMessage,
-    {
-        let node = &self.inner.node;
-        node.lists::<A, M>()?;
-        let mut payload = Payload::again(message);
-        let mut tries = Tries::new(node, timeout);
-        loop {
-            let known = match self.known(tries.until).await {
-                Ok(known) => known,
-                Err(lost) => match tries.look_again(&lost).await {
-                    Ok(()) => continue,
-                    Err(()) => return Err(lost.error),
-                },
-            };
-            let Err(error) = tell_by(&known.route, &mut payload, Some(tries.left()?), sender.as_ref()).await else {
-                return Ok(());
-            };
-            self.not_there(&known, &error);
-            if tries.again(&error).await.is_err() {
-                return Err(error);
-            }
-        }
-    }
-
-    pub(crate) async fn ask_of<M>(
-        self,
-        message: M,
-        timeout: Option<Duration>,
-        sender: Option<Activation>,
-    ) -> Result<<A as Handles<M>>::Ok, AskError<<A as Handles<M>>::Err>>
-    where
-        A: Handles<M>,
-        M: RemoteMessage,
-    {
-        let node = &self.inner.node;
-        node.lists::<A, M>()?;
-        let mut payload = Payload::again(message);
-        let mut tries = Tries::new(node, timeout);
-        loop {
-            let known = match self.known(tries.until).await {
-                Ok(known) => known,
-                Err(lost) => match tries.look_again(&lost).await {
-                    Ok(()) => continue,
-                    Err(()) => return Err(AskError::Failed(lost.error)),
-                },
-            };
-            let left = tries.left().map_err(AskError::Failed)?;
-            let error = match ask_by(&known.route, &mut payload, Some(left), sender.as_ref()).await {
-                Err(AskError::Failed(error)) => error,
-                answer => return answer,
-            };
-            self.not_there(&known, &error);
-            if payload.is_spent() || tries.again(&error).await.is_err() {
-                return Err(AskError::Failed(error));
-            }
-        }
-    }
-
-    /// Forgets where the grain was, if it is not there.
-    fn not_there(&self, known: &Arc<Known<A>>, error: &Error) {
-        if moved(error) {
-            self.forget(known);
-        }
-    }
-}
-
-/// Errors that say: certainly not run, and the grain may be (or become) active elsewhere. What was queued behind a
-/// failure is among them: for a grain, the next activation takes it.
-fn moved(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::ActorNotFound { .. }
-            | Error::ActorStopped { .. }
-            | Error::Unreachable { .. }
-            | Error::ShuttingDown { .. }
-    )
-}
-
-/// How often, and how long, a message looks for its grain.
-struct Tries<'a> {
-    node: &'a Arc<Node>,
-    after: Duration,
-    until: Instant,
-    made: u32,
-}
-
-impl<'a> Tries<'a> {
-    /// With the waits between them, about a second and a half: enough for a dead node to be noticed in its datacenter.
-    const MOST: u32 = 8;
-
-    fn new(node: &'a Arc<Node>, timeout: Option<Duration>) -> Self {
-        let after = timeout.unwrap_or(node.options().ask_timeout);
-        Self { node, after, until: node.clock().now() + after, made: 0 }
-    }
-
-    fn left(&self) -> Result<Duration, Error> {
-        let left = self.until.saturating_duration_since(self.node.clock().now());
-        if left.is_zero() {
-            return Err(Error::Timeout { to: "the grain".into(), after: self.after, not_run: true });
-        }
-        Ok(left)
-    }
-
-    /// As [`again`](Self::again), for a grain that was not found.
-    async fn look_again(&mut self, lost: &locate::NotFound) -> Result<(), ()> {
-        if lost.lasting { Err(()) } else { self.again(&lost.error).await }
-    }
-
-    /// Waits a little and allows another try, if the last one certainly did not run (R3) and there is time.
-    async fn again(&mut self, error: &Error) -> Result<(), ()> {
-        self.made += 1;
-        let left = self.until.saturating_duration_since(self.node.clock().now());
-        if !moved(error) || !error.certainly_not_run() || self.made >= Self::MOST || left.is_zero() {
-            return Err(());
-        }
-        // The first time at once: going to rest is the common case.
-        if self.made > 1 {
-            let wait = Duration::from_millis(12 << self.made.min(6));
-            let jitter = self.node.draw() % 50;
-            tokio::time::sleep((wait + Duration::from_millis(jitter)).min(left)).await;
-        }
-        Ok(())
+    pub(crate) fn mobile(&self) -> &Mobile<A> {
+        &self.inner.mobile
     }
 }
 
@@ -271,7 +99,7 @@ pub(crate) struct Grains {
     /// Those that are active here, or about to be, by kind and identity.
     here: Mutex<HashMap<(&'static str, Arc<str>), Here>>,
     /// Where others are.
-    elsewhere: Mutex<HashMap<(&'static str, Arc<str>), Location>>,
+    elsewhere: Mutex<HashMap<(&'static str, Arc<str>), Located>>,
     /// Since when the set of datacenters that may be homes is as it is.
     homes_since: Mutex<Instant>,
     redirects: redirect::Redirects,
@@ -301,11 +129,11 @@ impl Grains {
         }
     }
 
-    fn remembered(&self, kind: &'static str, id: &Arc<str>) -> Option<Location> {
+    fn remembered(&self, kind: &'static str, id: &Arc<str>) -> Option<Located> {
         self.elsewhere.lock().get(&(kind, id.clone())).cloned()
     }
 
-    fn remember(&self, kind: &'static str, id: &Arc<str>, at: &Location) {
+    fn remember(&self, kind: &'static str, id: &Arc<str>, at: &Located) {
         let mut elsewhere = self.elsewhere.lock();
         if elsewhere.len() >= MAX_LOCATIONS {
             elsewhere.clear();
@@ -313,9 +141,9 @@ impl Grains {
         elsewhere.insert((kind, id.clone()), at.clone());
     }
 
-    fn forget(&self, kind: &'static str, id: &Arc<str>, at: &Location) {
+    pub(crate) fn forget(&self, kind: &'static str, id: &Arc<str>, at: &Location) {
         let mut elsewhere = self.elsewhere.lock();
-        if elsewhere.get(&(kind, id.clone())) == Some(at) {
+        if elsewhere.get(&(kind, id.clone())).is_some_and(|found| found.at == *at) {
             elsewhere.remove(&(kind, id.clone()));
         }
     }
@@ -323,19 +151,19 @@ impl Grains {
     fn forget_number(&self, kind: &'static str, id: &str, node: NodeId, actor: u64) {
         let key = (kind, Arc::from(id));
         let mut elsewhere = self.elsewhere.lock();
-        if elsewhere.get(&key).is_some_and(|at| (at.node, at.actor) == (node, actor)) {
+        if elsewhere.get(&key).is_some_and(|found| (found.at.node, found.at.actor) == (node, actor)) {
             elsewhere.remove(&key);
         }
     }
 
     /// The holder said that it is not there.
     pub(crate) fn forget_actor(&self, node: NodeId, actor: u64) {
-        self.elsewhere.lock().retain(|_, at| (at.node, at.actor) != (node, actor));
+        self.elsewhere.lock().retain(|_, found| (found.at.node, found.at.actor) != (node, actor));
     }
 
     /// Keeps only what `alive` still knows.
     pub(crate) fn retain(&self, alive: impl Fn(&Location) -> bool) {
-        self.elsewhere.lock().retain(|_, at| alive(at));
+        self.elsewhere.lock().retain(|_, found| alive(&found.at));
     }
 
     /// The set of datacenters that may be homes has changed.

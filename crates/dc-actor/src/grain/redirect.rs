@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use dc_ownership::order::Thing;
 use dc_remoting::Pair;
 use parking_lot::Mutex;
 
@@ -17,8 +18,8 @@ use super::locate;
 use crate::{
     error::Error,
     events::DeadLetter,
+    global::{self, Located},
     link::{self, Incoming},
-    reference::Location,
     system::Node,
 };
 
@@ -26,7 +27,7 @@ use crate::{
 const PASS_ON: Duration = Duration::from_secs(5);
 
 /// Marks a message as passed on: it is not passed on again.
-const PASSED_ON: &[u8] = b"passed-on";
+pub(crate) const PASSED_ON: &[u8] = b"passed-on";
 
 type Queue = VecDeque<Incoming>;
 
@@ -34,13 +35,13 @@ type Queue = VecDeque<Incoming>;
 #[derive(Default)]
 pub(super) struct Redirects(Mutex<HashMap<(String, Bytes), Queue>>);
 
-/// Takes a message for a grain that is not active here under the number that the message names.
+/// Takes a message for a grain, or a global actor, that is not here under the number that the message names.
 pub(crate) fn redirect(node: &Arc<Node>, incoming: Incoming) {
     if let Some(reply) = incoming.reply {
         return not_here(node, reply, &incoming.message);
     }
     if incoming.message.from.as_ref() == PASSED_ON {
-        return dead(node, &incoming, Error::not_found(label(&incoming.message)));
+        return dead(node, &incoming.message, Error::not_found(label(&incoming.message)));
     }
     let grain = (incoming.message.kind.to_string(), incoming.message.key.clone());
     let mut redirects = node.grains().redirects.0.lock();
@@ -55,7 +56,7 @@ pub(crate) fn redirect(node: &Arc<Node>, incoming: Incoming) {
 
 /// Lets the asker look again, once the old activation has let the identity go.
 fn not_here(node: &Arc<Node>, reply: dc_remoting::ReplyTo, message: &dc_remoting::Message) {
-    let error = Error::not_found(label(message));
+    let error = gone(node, message);
     match node.actors().get(message.to) {
         Some(cell) => drop(tokio::spawn(async move {
             cell.core().wait_stopped().await;
@@ -65,8 +66,23 @@ fn not_here(node: &Arc<Node>, reply: dc_remoting::ReplyTo, message: &dc_remoting
     }
 }
 
+/// Why it is not here: who sent it looks again, at the newer owner if there is one.
+fn gone(node: &Arc<Node>, message: &dc_remoting::Message) -> Error {
+    match thing_of(node, message).and_then(|thing| node.newer_owner(&thing, message.epoch)) {
+        Some(newer) => {
+            Error::NotOwner { actor: label(message), epoch: message.epoch, newer: Some(newer), not_run: true }
+        }
+        None => Error::not_found(label(message)),
+    }
+}
+
+fn thing_of(node: &Node, message: &dc_remoting::Message) -> Option<Thing> {
+    let global = node.try_global().filter(|_| message.epoch != 0)?;
+    global.thing_of(node, message)
+}
+
 async fn pass_on(node: Arc<Node>, grain: (String, Bytes)) {
-    let mut way: Option<(Location, Option<Pair>)> = None;
+    let mut way: Option<(Located, Option<Pair>)> = None;
     loop {
         let next = {
             let mut redirects = node.grains().redirects.0.lock();
@@ -80,56 +96,63 @@ async fn pass_on(node: Arc<Node>, grain: (String, Bytes)) {
         };
         if way.is_none() {
             match find(&node, &next).await {
-                Ok(at) => {
+                Ok(found) => {
+                    let at = &found.at;
                     let pair = (at.node != node.id()).then(|| node.peer(&at.endpoint, at.node).pair());
-                    way = Some((at, pair));
+                    way = Some((found, pair));
                 }
                 Err(error) => {
-                    dead(&node, &next, error);
+                    dead(&node, &next.message, error);
                     continue;
                 }
             }
         }
-        if let Some((at, pair)) = &way
-            && let Err(error) = forward(&node, at, pair.as_ref(), next).await
+        if let Some((found, pair)) = &way
+            && let Err(error) = forward(&node, found, pair.as_ref(), next).await
         {
             tracing::debug!(grain = %grain.0, %error, "a message could not be passed on");
         }
     }
 }
 
-async fn find(node: &Arc<Node>, incoming: &Incoming) -> Result<Location, Error> {
+async fn find(node: &Arc<Node>, incoming: &Incoming) -> Result<Located, Error> {
     let message = &incoming.message;
     if let Some(cell) = node.actors().get(message.to) {
         cell.core().wait_stopped().await;
+    }
+    let until = node.clock().now() + PASS_ON;
+    if let Some(Thing::Name(name)) = thing_of(node, message) {
+        let found = global::locate_name(node, &name, until, None).await.map_err(|lost| lost.error)?;
+        return if found.1 == *message.kind { Ok(found.0) } else { Err(Error::not_found(label(message))) };
     }
     let unknown = || Error::TypeNotRegistered { kind: message.kind.to_string(), node: node.label() };
     let (kind, _) = node.kinds().grain(&message.kind).ok_or_else(unknown)?;
     let id = std::str::from_utf8(&message.key).map_err(|_| Error::not_found(label(message)))?;
     node.grains().forget_number(kind, id, node.id(), message.to);
-    locate::locate(node, kind, &id.into(), node.clock().now() + PASS_ON).await.map_err(|lost| lost.error)
+    locate::locate(node, kind, &id.into(), until, None).await.map_err(|lost| lost.error)
 }
 
-async fn forward(node: &Arc<Node>, at: &Location, pair: Option<&Pair>, mut incoming: Incoming) -> Result<(), Error> {
-    incoming.message.to = at.actor;
+async fn forward(node: &Arc<Node>, found: &Located, pair: Option<&Pair>, mut incoming: Incoming) -> Result<(), Error> {
+    incoming.message.to = found.at.actor;
+    incoming.message.epoch = found.epoch;
     incoming.message.from = Bytes::from_static(PASSED_ON);
     match pair {
         Some(pair) => {
             let copy = incoming.message.clone();
             if let Err(err) = pair.tell(copy).await {
                 let error = link::link_error(&err, &label(&incoming.message));
-                dead(node, &incoming, error.clone());
+                dead(node, &incoming.message, error.clone());
                 return Err(error);
             }
         }
         None => {
-            let back = match node.actors().get(at.actor) {
+            let back = match node.actors().get(found.at.actor) {
                 Some(cell) => cell.deliver(incoming),
                 None => Err(incoming),
             };
             if let Err(incoming) = back {
                 let error = Error::not_found(label(&incoming.message));
-                dead(node, &incoming, error.clone());
+                dead(node, &incoming.message, error.clone());
                 return Err(error);
             }
         }
@@ -137,12 +160,12 @@ async fn forward(node: &Arc<Node>, at: &Location, pair: Option<&Pair>, mut incom
     Ok(())
 }
 
-fn label(message: &dc_remoting::Message) -> String {
+pub(crate) fn label(message: &dc_remoting::Message) -> String {
     format!("{}/{}", message.kind, String::from_utf8_lossy(&message.key))
 }
 
-fn dead(node: &Node, incoming: &Incoming, error: Error) {
-    let message = &incoming.message;
+/// A message that nobody takes.
+pub(crate) fn dead(node: &Node, message: &dc_remoting::Message, error: Error) {
     node.bus().dead_letter(DeadLetter {
         target: label(message),
         kind: message.kind.to_string(),

@@ -4,6 +4,7 @@ use std::{
     any::Any,
     collections::VecDeque,
     fmt,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,14 +13,16 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use futures::future::BoxFuture;
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use kameo::{Actor, actor::ActorRef, mailbox::Signal, message::Message};
 use parking_lot::Mutex;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc::error::TrySendError, oneshot};
 
 use super::{
     core::Core,
-    envelope::{Envelope, Port},
+    envelope::{Envelope, Meant, Port, panic_text},
+    gate::Gate,
 };
 use crate::{
     activation::Activation,
@@ -47,6 +50,21 @@ pub(crate) trait AnyCell: Send + Sync + fmt::Debug {
 
     /// Ends the actor now, in the middle of a message if need be.
     fn kill(&self);
+
+    /// As [`deliver`](Self::deliver), also while the gate is held.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[expect(clippy::result_large_err, reason = "as above")]
+    fn deliver_held(self: Arc<Self>, incoming: Incoming) -> Result<(), Incoming> {
+        self.deliver(incoming)
+    }
+
+    /// The actor's state, after what is in its mailbox; `None` if its kind takes none along.
+    fn snapshot(self: Arc<Self>) -> BoxFuture<'static, Result<Option<Bytes>, String>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// For typed references.
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
@@ -108,20 +126,38 @@ impl<A: Actor> Cell<A> {
         message: M,
         port: Port,
         deadline: Option<Instant>,
-        epoch: u64,
+        meant: Meant,
     ) -> Result<(), Refused<M>>
     where
         A: Message<M>,
         M: Send + 'static,
     {
-        if !self.core.gate.enter() {
+        let gate = &self.core.gate;
+        // What an actor tells itself belongs to the work that a held gate lets finish.
+        if !gate.enter() && !(gate.is_held() && Activation::is_current(&self.core) && gate.enter_held()) {
             return Err(Refused { message, error: self.core.stopped_error() });
         }
+        self.send_inside(name, message, port, deadline, meant).await
+    }
+
+    /// As [`send`](Self::send), for a message whose place inside the gate is already counted: it takes that over.
+    pub(crate) async fn send_inside<M>(
+        self: &Arc<Self>,
+        name: &'static str,
+        message: M,
+        port: Port,
+        deadline: Option<Instant>,
+        meant: Meant,
+    ) -> Result<(), Refused<M>>
+    where
+        A: Message<M>,
+        M: Send + 'static,
+    {
         let Some(current) = self.current() else {
             self.core.leave();
             return Err(Refused { message, error: self.core.stopped_error() });
         };
-        let envelope = Envelope::new(self.core.clone(), name, message, port, deadline, epoch);
+        let envelope = Envelope::new(self.core.clone(), name, message, port, deadline, meant);
         let signal = envelope.into_signal(current.clone());
         // What the actor tells itself stays in order, also where earlier ones wait outside.
         if self.backlog.load(Ordering::Acquire) && Activation::is_current(&self.core) {
@@ -156,6 +192,23 @@ impl<A: Actor> Cell<A> {
             }
         }
         self.queue(signal, Some(accept));
+    }
+
+    #[expect(clippy::result_large_err, reason = "as in the trait")]
+    fn take_in(self: &Arc<Self>, incoming: Incoming, enter: fn(&Gate) -> bool) -> Result<(), Incoming> {
+        let Some(entry) = self.table.find(incoming.message.message.as_str()) else {
+            let error = Error::MessageNotListed {
+                kind: self.core.kind.to_owned(),
+                message: incoming.message.message.as_str().to_owned(),
+            };
+            link::refuse(incoming, &self.core, error);
+            return Ok(());
+        };
+        if !enter(&self.core.gate) {
+            return Err(incoming);
+        }
+        entry(self, incoming);
+        Ok(())
     }
 
     fn queue(self: &Arc<Self>, signal: Signal<A>, accept: Option<Accept>) {
@@ -196,19 +249,35 @@ impl<A: Actor> AnyCell for Cell<A> {
     }
 
     fn deliver(self: Arc<Self>, incoming: Incoming) -> Result<(), Incoming> {
-        let Some(entry) = self.table.find(incoming.message.message.as_str()) else {
-            let error = Error::MessageNotListed {
-                kind: self.core.kind.to_owned(),
-                message: incoming.message.message.as_str().to_owned(),
+        self.take_in(incoming, Gate::enter)
+    }
+
+    fn deliver_held(self: Arc<Self>, incoming: Incoming) -> Result<(), Incoming> {
+        self.take_in(incoming, Gate::enter_held)
+    }
+
+    fn snapshot(self: Arc<Self>) -> BoxFuture<'static, Result<Option<Bytes>, String>> {
+        let Some(snapshots) = self.table.snapshots() else { return Box::pin(std::future::ready(Ok(None))) };
+        Box::pin(async move {
+            let stopped = || format!("{} has stopped", self.core.label());
+            let current = self.current().ok_or_else(stopped)?;
+            let (tx, rx) = oneshot::channel();
+            let callback: Signal<A> = Signal::Callback {
+                actor_ref: current.clone(),
+                callback: Box::new(move |actor, _| {
+                    Box::pin(async move {
+                        let taken = AssertUnwindSafe((snapshots.take)(actor)).catch_unwind().await;
+                        let taken = taken.unwrap_or_else(|payload| Err(panic_text(&*payload)));
+                        // Nobody waits any more: the move was given up.
+                        let _ = tx.send(taken);
+                    })
+                }),
             };
-            link::refuse(incoming, &self.core, error);
-            return Ok(());
-        };
-        if !self.core.gate.enter() {
-            return Err(incoming);
-        }
-        entry(&self, incoming);
-        Ok(())
+            if current.mailbox_sender().send(callback).await.is_err() {
+                return Err(stopped());
+            }
+            rx.await.map_err(|_| stopped())?.map(Some)
+        })
     }
 
     fn stop(self: Arc<Self>) -> BoxFuture<'static, ()> {

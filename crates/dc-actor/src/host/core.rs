@@ -4,12 +4,14 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use dc_core::SharedClock;
+use dc_ownership::{order::Thing, title::Title};
 use tokio::sync::SetOnce;
 
 use super::gate::Gate;
@@ -28,6 +30,24 @@ pub(crate) enum Key {
     Name(Arc<str>),
     /// A grain's identity.
     Grain(Arc<str>),
+    /// A name in all datacenters.
+    Global(Arc<str>),
+}
+
+/// What a global actor needs to work: the proof that it is the one in the world (G2).
+#[derive(Clone, Debug)]
+pub(crate) struct Owned {
+    pub(crate) thing: Thing,
+    pub(crate) title: Title,
+    /// Stands on what it sends: by which ownership.
+    pub(crate) mark: Bytes,
+}
+
+impl Owned {
+    pub(crate) fn new(thing: Thing, title: Title) -> Self {
+        let mark = crate::wire::sender_mark(&thing, title.epoch().0);
+        Self { thing, title, mark }
+    }
 }
 
 /// What an actor finds around itself: time, events, and the system.
@@ -45,6 +65,8 @@ pub(crate) struct Core {
     pub(crate) key: Key,
     pub(crate) host: Host,
     pub(crate) gate: Gate,
+    /// Of a global actor; never changes: another epoch is another activation.
+    pub(crate) owned: Option<Owned>,
     /// 1 at first, one higher after each restart.
     epoch: AtomicU64,
     born: Instant,
@@ -52,6 +74,8 @@ pub(crate) struct Core {
     last_done: AtomicU64,
     /// The outcome of `on_start`, once it is known.
     started: SetOnce<Result<(), Error>>,
+    /// State that came along is not restored yet: it has not started before that.
+    restoring: AtomicBool,
     /// Set once when the actor has stopped for good.
     stopped: SetOnce<()>,
 }
@@ -65,11 +89,47 @@ impl Core {
             key,
             host,
             gate: Gate::default(),
+            owned: None,
             epoch: AtomicU64::new(1),
             born,
             last_done: AtomicU64::new(0),
             started: SetOnce::new(),
+            restoring: AtomicBool::new(false),
             stopped: SetOnce::new(),
+        }
+    }
+
+    /// Makes it a global one.
+    pub(crate) fn owned_by(mut self, owned: Owned) -> Self {
+        self.owned = Some(owned);
+        self
+    }
+
+    /// Whether it may work, and what it did may leave (G2). For an actor that is not global this costs one branch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotOwner`], with `not_run` as given.
+    pub(crate) fn check_owned(&self, not_run: bool) -> Result<(), Error> {
+        match &self.owned {
+            Some(owned) if owned.title.check().is_err() => Err(self.not_owner(owned.title.epoch().0, not_run)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Says that it is not the owner, and who is, as far as this node knows.
+    pub(crate) fn not_owner(&self, epoch: u64, not_run: bool) -> Error {
+        let newer = self.owned.as_ref().and_then(|owned| {
+            let node = self.host.system.node()?;
+            node.newer_owner(&owned.thing, epoch)
+        });
+        Error::NotOwner { actor: self.label(), epoch, newer, not_run }
+    }
+
+    /// Somebody knows of a higher epoch than ours: our driver looks at the store.
+    pub(crate) fn heard_of(&self, epoch: u64) {
+        if let (Some(owned), Some(node)) = (&self.owned, self.host.system.node()) {
+            node.heard_of(owned.thing.clone(), epoch);
         }
     }
 
@@ -79,6 +139,7 @@ impl Core {
             Key::Anonymous => format!("{} #{}", self.kind, self.number),
             Key::Name(name) => format!("{} {name:?}", self.kind),
             Key::Grain(id) => format!("{}/{id}", self.kind),
+            Key::Global(name) => format!("{} {name:?} (global)", self.kind),
         }
     }
 
@@ -109,8 +170,15 @@ impl Core {
         self.now().saturating_duration_since(last)
     }
 
+    /// Why a message did not enter, or never ran.
     pub(crate) fn stopped_error(&self) -> Error {
-        Error::ActorStopped { actor: self.label() }
+        match &self.owned {
+            // It is being handed over, or was: its messages are for the next owner.
+            Some(owned) if self.gate.is_held() || owned.title.check().is_err() => {
+                self.not_owner(owned.title.epoch().0, true)
+            }
+            Some(_) | None => Error::ActorStopped { actor: self.label() },
+        }
     }
 
     pub(crate) fn dead_letter(&self, message: &str, error: Error) {
@@ -126,13 +194,18 @@ impl Core {
 
     /// `on_start` has succeeded. Costs one load when that was known.
     pub(crate) fn mark_started(&self) {
-        if !self.started.initialized() {
+        if !self.started.initialized() && !self.restoring.load(Ordering::Acquire) {
             self.set_started(Ok(()));
         }
     }
 
+    /// It has started only once its state is restored.
+    pub(crate) fn set_restoring(&self, restoring: bool) {
+        self.restoring.store(restoring, Ordering::Release);
+    }
+
     /// Whether `on_start` has succeeded once.
-    pub(super) fn has_started(&self) -> bool {
+    pub(crate) fn has_started(&self) -> bool {
         matches!(self.started.get(), Some(Ok(())))
     }
 

@@ -38,7 +38,8 @@ impl Promise {
     /// The answer when it comes. Cancel-safe.
     pub(crate) async fn answer(self) -> Result<BoxAnswer, Error> {
         match self.rx.await {
-            Ok(answer) => Ok(BoxAnswer(answer)),
+            // Given in time, or not at all (G2).
+            Ok(answer) => self.core.check_owned(false).map(|()| BoxAnswer(answer)),
             Err(_) => Err(promise_broken(&self.core)),
         }
     }
@@ -46,6 +47,17 @@ impl Promise {
 
 fn promise_broken(core: &Core) -> Error {
     Error::NoAnswer { actor: core.label(), reason: "the promised answer was dropped".into() }
+}
+
+/// For which life of its target a message is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meant {
+    /// Any.
+    Any,
+    /// This incarnation, between two restarts.
+    Incarnation(u64),
+    /// The ownership of this epoch.
+    Owned(u64),
 }
 
 /// Where an answer goes.
@@ -161,21 +173,21 @@ pub(crate) struct Envelope<M: Send + 'static> {
     message: Option<M>,
     guard: Guard,
     deadline: Option<Instant>,
-    epoch: u64,
+    meant: Meant,
 }
 
 impl<M: Send + 'static> Envelope<M> {
-    /// Wraps `message`, for which the gate of `core` was entered. Epoch 0 is any.
+    /// Wraps `message`, for which the gate of `core` was entered.
     pub(crate) fn new(
         core: Arc<Core>,
         name: &'static str,
         message: M,
         port: Port,
         deadline: Option<Instant>,
-        epoch: u64,
+        meant: Meant,
     ) -> Self {
         let guard = Guard { core, port: Some(port), name, began: false };
-        Self { message: Some(message), guard, deadline, epoch }
+        Self { message: Some(message), guard, deadline, meant }
     }
 
     /// As kameo carries it.
@@ -187,7 +199,7 @@ impl<M: Send + 'static> Envelope<M> {
         // A message runs only after `on_start` has succeeded; kameo's own sign of it may be queued behind, or missing
         // where the mailbox was full.
         self.guard.core.mark_started();
-        if let Some(error) = refusal(&self.guard.core, self.deadline, self.epoch) {
+        if let Some(error) = refusal(&self.guard.core, self.deadline, self.meant) {
             self.guard.fail(error);
             return;
         }
@@ -212,7 +224,11 @@ impl<M: Send + 'static> Envelope<M> {
         match handled {
             Ok(Ok(())) => {
                 if let Some(port) = guard.port.take() {
-                    port.answer(rx, &guard.core);
+                    match (guard.core.check_owned(false), &port) {
+                        (Ok(()), _) | (Err(_), Port::Tell) => port.answer(rx, &guard.core),
+                        // It ran, and nobody is to hear of it (G2).
+                        (Err(error), _) => port.fail(&guard.core, guard.name, error),
+                    }
                 }
             }
             // As in kameo: an error that nobody waits for stops the actor. The panic is how a callback says so.
@@ -231,8 +247,8 @@ impl<M: Send + 'static> Envelope<M> {
     }
 }
 
-/// Why this message is not to be run any more, if so (R4).
-fn refusal(core: &Core, deadline: Option<Instant>, epoch: u64) -> Option<Error> {
+/// Why this message is not to be run any more, if so (R4, G2).
+fn refusal(core: &Core, deadline: Option<Instant>, meant: Meant) -> Option<Error> {
     if let Some(deadline) = deadline {
         let now = core.now();
         if now >= deadline {
@@ -240,12 +256,25 @@ fn refusal(core: &Core, deadline: Option<Instant>, epoch: u64) -> Option<Error> 
             return Some(Error::Timeout { to: core.label(), after, not_run: true });
         }
     }
-    let current = core.epoch();
-    (epoch != 0 && epoch != current).then(|| Error::StaleEpoch { actor: core.label(), sent: epoch, current })
+    if let Err(error) = core.check_owned(true) {
+        return Some(error);
+    }
+    let (sent, current) = match (meant, &core.owned) {
+        (Meant::Any, _) => return None,
+        (Meant::Incarnation(sent), _) => (sent, core.epoch()),
+        (Meant::Owned(sent), Some(owned)) => (sent, owned.title.epoch().0),
+        (Meant::Owned(sent), None) => return Some(core.not_owner(sent, true)),
+    };
+    if sent > current && matches!(meant, Meant::Owned(_)) {
+        // Either the sender is ahead of us, or wrong: the store decides, and until then nothing of it is served.
+        core.heard_of(sent);
+        return Some(core.not_owner(sent, true));
+    }
+    (sent != current).then(|| Error::StaleEpoch { actor: core.label(), sent, current })
 }
 
 /// The text of a panic.
-pub(super) fn panic_text(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
     payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

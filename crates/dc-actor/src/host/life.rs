@@ -2,12 +2,13 @@
 
 use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use kameo::{
     Actor,
     actor::{ActorRef, PreparedActor},
     error::{ActorStopReason, PanicError},
-    mailbox,
+    mailbox::{self, Signal},
 };
 
 use super::{
@@ -49,6 +50,8 @@ pub(crate) struct Birth<A: Actor> {
     pub(crate) core: Arc<Core>,
     pub(crate) table: Arc<Table<A>>,
     pub(crate) args: A::Args,
+    /// State that came along: it starts with it.
+    pub(crate) restore: Option<Bytes>,
     /// Without it the actor is never restarted.
     pub(crate) remake: Option<Remake<A>>,
     pub(crate) ended: Ended,
@@ -57,8 +60,11 @@ pub(crate) struct Birth<A: Actor> {
 /// Starts an actor on a task of its own. Messages may be sent at once: they wait for `on_start`, whose outcome
 /// [`Core::wait_started`] tells.
 pub(crate) fn start<A: Actor>(birth: Birth<A>) -> Arc<Cell<A>> {
-    let Birth { core, table, args, remake, ended } = birth;
+    let Birth { core, table, args, restore, remake, ended } = birth;
     let prepared = prepare(&table);
+    if let Some(state) = restore {
+        restore_first(&core, &table, &prepared, state);
+    }
     let cell = Arc::new(Cell::new(core.clone(), table, prepared.actor_ref().clone()));
     let activation = Activation::new(core, cell.clone().into_any());
     let life = Life { cell: cell.clone(), remake, restarts: Vec::new() };
@@ -73,6 +79,40 @@ pub(crate) fn start<A: Actor>(birth: Birth<A>) -> Arc<Cell<A>> {
         end(&place, failure, ended).await;
     }));
     cell
+}
+
+/// Puts the state that came along in front of all messages: it has started only when that is restored.
+fn restore_first<A: Actor>(core: &Arc<Core>, table: &Table<A>, prepared: &PreparedActor<A>, state: Bytes) {
+    let Some(snapshots) = table.snapshots() else {
+        tracing::warn!(actor = %core.label(), "state came along, and this build's kind takes none: starting without it");
+        return;
+    };
+    core.set_restoring(true);
+    let (actor_ref, of) = (prepared.actor_ref().clone(), core.clone());
+    let signal = Signal::Callback {
+        actor_ref: actor_ref.clone(),
+        callback: Box::new(move |actor, ctx| {
+            Box::pin(async move {
+                let restored = (snapshots.restore)(actor, of.host.system.clone(), state);
+                let restored = AssertUnwindSafe(restored).catch_unwind().await;
+                match restored.unwrap_or_else(|payload| Err(panic_text(&*payload))) {
+                    Ok(()) => {
+                        of.set_restoring(false);
+                        of.mark_started();
+                    }
+                    Err(reason) => {
+                        let reason = format!("its state could not be restored: {reason}");
+                        of.set_started(Err(Error::StartFailed { kind: of.kind.to_owned(), reason }));
+                        ctx.stop();
+                    }
+                }
+            })
+        }),
+    };
+    // The mailbox is fresh, and holds one message at least.
+    if actor_ref.mailbox_sender().try_send(signal).is_err() {
+        core.set_restoring(false);
+    }
 }
 
 async fn end<A: Actor>(cell: &Cell<A>, failure: Option<String>, ended: Ended) {

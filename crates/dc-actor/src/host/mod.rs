@@ -32,8 +32,8 @@ pub use kameo::{
 pub(crate) use self::{
     answer::open_answer,
     cell::{AnyCell, Cell, Refused},
-    core::{Core, Host, Key},
-    envelope::{Envelope, LinkPort, Outcome, Port},
+    core::{Core, Host, Key, Owned},
+    envelope::{Envelope, LinkPort, Meant, Outcome, Port},
     life::{Birth, Ended, Remake, start},
 };
 pub use self::{

@@ -19,6 +19,8 @@ use crate::{
     host::cell::Refused, message::Handles, system::WeakSystem,
 };
 
+mod owned;
+
 const SOON: Duration = Duration::from_secs(5);
 
 /// Counts what it is told; can be held, panicked, stopped and restarted.
@@ -126,7 +128,7 @@ impl Message<TellSelf> for Probe {
     type Reply = ();
     async fn handle(&mut self, TellSelf { times, cell }: TellSelf, _: &mut Context<Self, ()>) {
         for _ in 0..times {
-            assert!(cell.send("Add", Add(1), Port::Tell, None, 0).await.is_ok());
+            assert!(cell.send("Add", Add(1), Port::Tell, None, Meant::Any).await.is_ok());
         }
     }
 }
@@ -142,7 +144,9 @@ impl Message<CountDown> for Probe {
         self.count += 1;
         if n == 0 {
             for next in 1..20 {
-                assert!(cell.send("CountDown", CountDown(next, cell.clone()), Port::Tell, None, 0).await.is_ok());
+                assert!(
+                    cell.send("CountDown", CountDown(next, cell.clone()), Port::Tell, None, Meant::Any).await.is_ok()
+                );
                 tokio::task::yield_now().await;
             }
         }
@@ -165,14 +169,25 @@ impl Bench {
     }
 
     fn unstarted(args: ProbeArgs, tune: impl FnOnce(KindBuilder<Probe>) -> KindBuilder<Probe>) -> Self {
+        Self::made(args, tune, None, |core, _| core)
+    }
+
+    fn made(
+        args: ProbeArgs,
+        tune: impl FnOnce(KindBuilder<Probe>) -> KindBuilder<Probe>,
+        restore: Option<bytes::Bytes>,
+        own: impl FnOnce(Core, &ManualClock) -> Core,
+    ) -> Self {
         let (clock, bus) = (ManualClock::new(), EventBus::new());
         let host = Host { clock: Arc::new(clock.clone()), bus: bus.clone(), system: WeakSystem::default() };
         let events = bus.subscribe();
         let kind = tune(KindBuilder::new().handles::<Add>().handles::<Panic>()).finish(&mut Vec::new());
-        let core = Arc::new(Core::new(1, Probe::KIND, Key::Name("probe".into()), host));
+        let core = Arc::new(own(Core::new(1, Probe::KIND, Key::Name("probe".into()), host), &clock));
         let (tx, ended) = mpsc::unbounded_channel();
         let told: Ended = Box::new(move |failure| Box::pin(async move { drop(tx.send(failure)) }));
-        let cell = kind.start_with(core, args, told).expect("its arguments can be written");
+        let args = crate::kind::encode_args::<Probe>(&args).expect("its arguments can be written");
+        let cell =
+            crate::kind::AnyActorKind::start(&kind, core, args, restore, told).expect("its arguments can be read");
         // The kind is that of the actor, so its cell is.
         let cell = cell.into_any().downcast().expect("a cell of its kind");
         Self { cell, clock, events, ended }
@@ -183,20 +198,20 @@ impl Bench {
     where
         Probe: Message<M>,
     {
-        self.post_until(message, None, 0).await
+        self.post_until(message, None, Meant::Any).await
     }
 
     async fn post_until<M: Send + 'static>(
         &self,
         message: M,
         deadline: Option<std::time::Instant>,
-        epoch: u64,
+        meant: Meant,
     ) -> oneshot::Receiver<Outcome>
     where
         Probe: Message<M>,
     {
         let (tx, rx) = oneshot::channel();
-        let sent = self.cell.send("message", message, Port::Local(tx), deadline, epoch).await;
+        let sent = self.cell.send("message", message, Port::Local(tx), deadline, meant).await;
         assert!(sent.is_ok(), "the gate is open");
         rx
     }
@@ -205,7 +220,7 @@ impl Bench {
     where
         Probe: Message<M>,
     {
-        self.cell.send("message", message, Port::Tell, None, 0).await
+        self.cell.send("message", message, Port::Tell, None, Meant::Any).await
     }
 
     async fn ask<M: RemoteMessage>(&self, message: M) -> Result<<Probe as Handles<M>>::Ok, Error>
@@ -286,7 +301,7 @@ async fn r4_past_its_deadline_a_message_does_not_run() {
     let bench = Bench::new(|kind| kind).await;
     let (go, _held) = bench.hold().await;
     let deadline = bench.clock.now() + Duration::from_secs(1);
-    let late = bench.post_until(Add(1), Some(deadline), 0).await;
+    let late = bench.post_until(Add(1), Some(deadline), Meant::Any).await;
     bench.clock.advance(Duration::from_secs(1));
     go.notify_one();
     let error = failed(late.await);
@@ -297,9 +312,9 @@ async fn r4_past_its_deadline_a_message_does_not_run() {
 #[tokio::test]
 async fn a_message_for_another_epoch_does_not_run() {
     let bench = Bench::new(|kind| kind).await;
-    let error = failed(bench.post_until(Add(1), None, 2).await.await);
+    let error = failed(bench.post_until(Add(1), None, Meant::Incarnation(2)).await.await);
     assert!(matches!(error, Error::StaleEpoch { sent: 2, current: 1, .. }), "{error}");
-    let rx = bench.post_until(Add(1), None, 1).await;
+    let rx = bench.post_until(Add(1), None, Meant::Incarnation(1)).await;
     assert_eq!(open::<Add>(rx).await, Ok(1));
 }
 
@@ -482,7 +497,7 @@ async fn messages_sent_while_an_actor_starts_wait_for_it() {
     let cell = kind.start_with(core.clone(), (), Box::new(|_| Box::pin(async {}))).unwrap();
     let cell: Arc<Cell<Slow>> = cell.into_any().downcast().unwrap();
     let (tx, rx) = oneshot::channel();
-    assert!(cell.send("Add", Add(3), Port::Local(tx), None, 0).await.is_ok());
+    assert!(cell.send("Add", Add(3), Port::Local(tx), None, Meant::Any).await.is_ok());
     ALLOWED.add_permits(1);
     let outcome = tokio::time::timeout(SOON, rx).await.expect("it runs").unwrap();
     assert!(matches!(outcome, Outcome::Answer(_)));
@@ -507,7 +522,7 @@ impl Actor for Eager {
     async fn on_start(tells: Tells, _: ActorRef<Self>) -> Result<Self, Infallible> {
         let here = Activation::current().expect("on_start has its activation");
         let cell = here.cell::<Cell<Self>>().expect("a cell of its kind");
-        assert!(cell.send("Tells", tells, Port::Tell, None, 0).await.is_ok());
+        assert!(cell.send("Tells", tells, Port::Tell, None, Meant::Any).await.is_ok());
         Ok(Self)
     }
 }

@@ -12,6 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{ActorSystem, Options, StartError, start};
 use crate::{
+    authority::{Authority, Guard},
     kind::{GrainBuilder, KindBuilder, Kinds},
     message::RemoteActor,
 };
@@ -249,6 +250,13 @@ impl ActorSystemBuilder {
     #[must_use]
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.options.strategy = strategy;
+        self
+    }
+
+    /// What other datacenters may do here; who is not named may do nothing. Default: everybody may do anything.
+    #[must_use]
+    pub fn authority(mut self, authority: Authority) -> Self {
+        self.options.guard = Some(Guard::new(authority));
         self
     }
 

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,8 +20,10 @@ use tokio::{sync::watch, task::AbortHandle};
 
 use super::{WeakSystem, actors::Actors};
 use crate::{
+    authority::Guard,
     error::Error,
     events::EventBus,
+    global::Global,
     grain::Grains,
     host::Host,
     kind::Kinds,
@@ -39,6 +41,8 @@ pub(crate) struct Options {
     pub(crate) shutdown_grace: Duration,
     pub(crate) strategy: Strategy,
     pub(crate) fail_on_stale_cache: bool,
+    /// Without it, other datacenters may do anything.
+    pub(crate) guard: Option<Arc<Guard>>,
 }
 
 impl Default for Options {
@@ -50,6 +54,7 @@ impl Default for Options {
             shutdown_grace: Duration::from_secs(10),
             strategy: Strategy::Random,
             fail_on_stale_cache: true,
+            guard: None,
         }
     }
 }
@@ -82,6 +87,7 @@ pub(crate) struct Node {
     actors: Actors,
     grains: Grains,
     names: FoundNames,
+    global: OnceLock<Arc<Global>>,
     remoting: Remoting,
     /// Dropped, this node falls silent.
     cluster: Mutex<Option<Cluster>>,
@@ -107,6 +113,7 @@ impl Node {
             endpoint: made.endpoint,
             options: made.options,
             grains: Grains::new(made.clock.clone()),
+            global: OnceLock::new(),
             clock: made.clock,
             bus: EventBus::new(),
             kinds: made.kinds,
@@ -206,6 +213,31 @@ impl Node {
     /// Where an actor of this node is.
     pub(crate) fn location(&self, actor: u64) -> Location {
         Location { dc: self.data_center.id().clone(), node: self.id, endpoint: self.endpoint.clone(), actor }
+    }
+
+    /// What this node has of global ownership, if the control plane keeps any.
+    pub(crate) fn try_global(&self) -> Option<&Arc<Global>> {
+        self.global.get()
+    }
+
+    pub(crate) fn set_global(&self, global: Arc<Global>) {
+        // Set once, at the start.
+        let _ = self.global.set(global);
+    }
+
+    /// Whether what this node owns may still start here: also while it hands over what it has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShuttingDown`].
+    pub(crate) fn accepting_owned(&self) -> Result<(), Error> {
+        self.accepting()
+    }
+
+    pub(crate) fn forget_global(&self, name: &str, at: &Location) {
+        if let Some(global) = self.try_global() {
+            global.forget(name, at);
+        }
     }
 
     /// The peer at `endpoint`, which must be `node`.

@@ -1,0 +1,257 @@
+//! One in the world: global names and global grains, on what `dc-ownership` decides.
+//!
+//! Owns what a node does with what it owns: start under a title, stop at once when it is lost, hand over in good order,
+//! and how a message finds the present owner. Must not know how ownership is decided.
+//!
+//! Reading order: [`Global`] (what a node has of it), [`standing`] (what runs under which title), [`names`], [`slots`],
+//! [`orders`] (what the driver asks), [`moves`] (handing over), [`landing`] (taking over in good order).
+
+mod landing;
+mod moves;
+mod names;
+mod orders;
+mod slots;
+mod standing;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dc_core::{DataCenterId, Endpoint, Epoch, NodeId, SharedClock};
+use dc_ownership::{
+    Ownership, OwnershipError,
+    ids::{GroupId, Slot},
+    order::{Holder, Thing},
+};
+use parking_lot::Mutex;
+
+pub(crate) use self::{
+    landing::{asked_to_take, landed},
+    moves::{Carrier, arrived_late},
+    names::{asked_to_find, locate as locate_name, spawn_here},
+    orders::follow,
+    slots::{asked_to_activate, locate as locate_grain},
+    standing::Standing,
+};
+use crate::{
+    error::{Error, NewOwner},
+    grain::identity,
+    reference::Location,
+    system::Node,
+    wire::ThingBody,
+};
+
+/// What a node has of global ownership.
+pub(crate) struct Global {
+    pub(crate) ownership: Ownership,
+    /// What `ownership` counts its waits on.
+    clock: SharedClock,
+    /// The placement groups of the kinds of global grains.
+    groups: HashMap<&'static str, GroupId>,
+    /// What runs here, and what is on its way out.
+    standing: Standing,
+    /// What is on its way in.
+    landings: landing::Landings,
+    /// Where names were found.
+    found: Mutex<HashMap<String, (Location, u64, String)>>,
+}
+
+/// A place, and under which epoch it is one; 0 where epochs play no part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Located {
+    pub(crate) at: Location,
+    pub(crate) epoch: u64,
+}
+
+impl From<Location> for Located {
+    fn from(at: Location) -> Self {
+        Self { at, epoch: 0 }
+    }
+}
+
+/// Names found at most; beyond, all are forgotten and found again.
+const MAX_FOUND: usize = 65_536;
+
+impl Global {
+    pub(crate) fn new(ownership: Ownership, clock: SharedClock, groups: HashMap<&'static str, GroupId>) -> Self {
+        Self {
+            ownership,
+            clock,
+            groups,
+            standing: Standing::default(),
+            landings: landing::Landings::default(),
+            found: Mutex::default(),
+        }
+    }
+
+    /// Where the owner of `thing` is, as far as this node knows.
+    fn owner(&self, thing: &Thing) -> Option<(Holder, Epoch)> {
+        match thing {
+            Thing::Slot(group, slot) => self.ownership.slot_owner(*group, *slot),
+            Thing::Name(name) => {
+                let entry = self.ownership.known(name)?;
+                Some((entry.holder?, entry.epoch))
+            }
+        }
+    }
+
+    /// The highest epoch of `thing` that this node knows of.
+    fn epoch(&self, thing: &Thing) -> Option<u64> {
+        match thing {
+            Thing::Slot(group, slot) => self.ownership.slot_owner(*group, *slot).map(|(_, epoch)| epoch.0),
+            Thing::Name(name) => self.ownership.known(name).map(|entry| entry.epoch.0),
+        }
+    }
+
+    /// A moment on the clock of ownership.
+    fn after(&self, left: Duration) -> std::time::Instant {
+        self.clock.now() + left
+    }
+
+    /// The slot of a grain, if its kind is global.
+    pub(crate) fn slot_of(&self, kind: &str, id: &str) -> Option<Thing> {
+        let group = self.groups.get(kind)?;
+        Some(Thing::Slot(*group, Slot::of(&identity(kind, id))))
+    }
+
+    pub(crate) fn forget(&self, name: &str, at: &Location) {
+        let mut found = self.found.lock();
+        if found.get(name).is_some_and(|(known, ..)| known == at) {
+            found.remove(name);
+        }
+    }
+
+    fn remember(&self, name: &str, located: &Located, kind: &str) {
+        let mut found = self.found.lock();
+        if found.len() >= MAX_FOUND {
+            found.clear();
+        }
+        found.insert(name.to_owned(), (located.at.clone(), located.epoch, kind.to_owned()));
+    }
+}
+
+impl Node {
+    /// What this node has of global ownership.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoOwnership`], naming `what` was to be global.
+    pub(crate) fn global(&self, what: impl FnOnce() -> String) -> Result<&Arc<Global>, Error> {
+        self.try_global().ok_or_else(|| Error::NoOwnership { what: what() })
+    }
+
+    /// The owner of `thing` with a higher epoch than this one, if this node knows of one.
+    pub(crate) fn newer_owner(&self, thing: &Thing, than: u64) -> Option<NewOwner> {
+        let (holder, epoch) = self.try_global()?.owner(thing)?;
+        (epoch.0 > than).then(|| new_owner(holder, epoch))
+    }
+
+    /// Whether this node knows that `thing` has had another owner after this epoch.
+    pub(crate) fn knows_newer(&self, thing: &Thing, epoch: u64) -> bool {
+        self.try_global().and_then(|global| global.epoch(thing)).is_some_and(|known| known > epoch)
+    }
+
+    /// Somebody knows of a higher epoch of `thing` than what is served here.
+    pub(crate) fn heard_of(&self, thing: Thing, epoch: u64) {
+        if let Some(global) = self.try_global() {
+            global.ownership.hint(thing, Epoch(epoch));
+        }
+    }
+
+    /// Ends when a newer owner of `thing` is known, or after `at_most`.
+    pub(crate) async fn await_newer(&self, thing: &Thing, epoch: u64, at_most: Duration) {
+        let Some(global) = self.try_global() else { return };
+        let until = global.after(at_most);
+        // Either way it is looked at again.
+        match thing {
+            Thing::Slot(group, slot) => {
+                let _ = global.ownership.await_slot(*group, *slot, Some(Epoch(epoch)), until).await;
+            }
+            Thing::Name(name) => {
+                let _ = global.ownership.await_name(name, Epoch(epoch), until).await;
+            }
+        }
+    }
+}
+
+fn new_owner(holder: Holder, epoch: Epoch) -> NewOwner {
+    NewOwner { epoch: epoch.0, data_center: holder.data_center, node: holder.node, endpoint: holder.endpoint }
+}
+
+/// Where the owner of something is asked about it.
+#[derive(Clone, Debug)]
+struct Owner {
+    dc: DataCenterId,
+    node: NodeId,
+    endpoint: Endpoint,
+    epoch: u64,
+}
+
+impl Owner {
+    fn of(holder: Holder, epoch: Epoch) -> Self {
+        Self { dc: holder.data_center, node: holder.node, endpoint: holder.endpoint, epoch: epoch.0 }
+    }
+
+    /// The one with the higher epoch of what this node knows and of what it was told.
+    fn newest(known: Option<(Holder, Epoch)>, told: Option<&NewOwner>) -> Option<Self> {
+        let known = known.map(|(holder, epoch)| Self::of(holder, epoch));
+        let told = told.map(|told| Self {
+            dc: told.data_center.clone(),
+            node: told.node,
+            endpoint: told.endpoint.clone(),
+            epoch: told.epoch,
+        });
+        match (known, told) {
+            (Some(known), Some(told)) => Some(if told.epoch > known.epoch { told } else { known }),
+            (known, told) => known.or(told),
+        }
+    }
+
+    fn label(&self) -> String {
+        format!("{} of {}", self.node.short(), self.dc)
+    }
+}
+
+/// An error of ownership as ours. Nothing ran in any case: actors start only with a title in hand.
+pub(crate) fn ownership_error(what: &str, error: OwnershipError, after: Duration) -> Error {
+    match error {
+        OwnershipError::NameTaken { name, holder } => {
+            let place = match &holder.holder {
+                Some(held) => format!("a {:?} on {} of {}", holder.spec.kind, held.node.short(), held.data_center),
+                None => format!("a {:?} of {}, whose node is not there", holder.spec.kind, holder.data_center),
+            };
+            Error::NameTaken { name, holder: format!("{place}, epoch {}", holder.epoch) }
+        }
+        OwnershipError::NotAllowed { what, data_center, why } => {
+            Error::DataCenterNotRoutable { asked: what, reasons: vec![format!("{data_center}: {why}")] }
+        }
+        OwnershipError::Invalid(invalid) => invalid.into(),
+        OwnershipError::Timeout { .. } => Error::Timeout { to: format!("the owner of {what}"), after, not_run: true },
+        OwnershipError::Store(error) => {
+            Error::OwnershipUnavailable { what: what.to_owned(), reason: format!("the store failed: {error}") }
+        }
+        error => Error::OwnershipUnavailable { what: what.to_owned(), reason: error.to_string() },
+    }
+}
+
+/// How people are told of it.
+pub(crate) fn label(thing: &Thing) -> String {
+    match thing {
+        Thing::Slot(group, slot) => format!("slot {slot} of group {:08x}", group.0 >> 96),
+        Thing::Name(name) => format!("the global name {name:?}"),
+    }
+}
+
+/// Refuses what a global actor sent under an ownership that is over, as far as this node knows.
+pub(crate) fn check_sender(node: &Node, from: &Bytes) -> Result<(), Error> {
+    if from.is_empty() || from.as_ref() == crate::grain::PASSED_ON {
+        return Ok(());
+    }
+    // What cannot be read is of a newer version, and marks something else.
+    let Ok(sender) = crate::wire::read::<crate::wire::SenderBody>("a sender", from.clone()) else { return Ok(()) };
+    let Some(thing) = sender.thing.as_ref().and_then(ThingBody::thing) else { return Ok(()) };
+    if !node.knows_newer(&thing, sender.epoch) {
+        return Ok(());
+    }
+    let newer = node.newer_owner(&thing, sender.epoch);
+    Err(Error::NotOwner { actor: format!("the sender, {}", label(&thing)), epoch: sender.epoch, newer, not_run: true })
+}

@@ -1,0 +1,302 @@
+//! Targets that may move: grains, and actors of global names. A message goes to where its target is known to be, and
+//! looks again if it certainly did not run there.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use dc_ownership::order::Thing;
+
+use crate::{
+    activation::Activation,
+    error::{AskError, Error, NewOwner},
+    global::{self, Located},
+    grain::{self, NotFound},
+    host::Key,
+    message::{Handles, RemoteActor, RemoteMessage},
+    reference::Route,
+    send::{Payload, ask_by, tell_by},
+    system::Node,
+};
+
+/// A target that may move, as one reference and its clones see it.
+pub(crate) struct Mobile<A: RemoteActor> {
+    node: Arc<Node>,
+    what: What,
+    /// What is owned, of a global one.
+    thing: Option<Thing>,
+    route: ArcSwapOption<Known<A>>,
+    /// One at a time looks for it; the others wait, in order.
+    looking: tokio::sync::Mutex<()>,
+}
+
+/// Whom it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Grain(Arc<str>),
+    Name(Arc<str>),
+}
+
+struct Known<A: RemoteActor> {
+    located: Located,
+    route: Route<A>,
+}
+
+impl<A: RemoteActor> Mobile<A> {
+    pub(crate) fn new(node: Arc<Node>, what: What) -> Self {
+        let thing = match &what {
+            What::Grain(id) => node.try_global().and_then(|global| global.slot_of(A::KIND, id)),
+            What::Name(name) => Some(Thing::Name(name.to_string())),
+        };
+        Self { node, what, thing, route: ArcSwapOption::empty(), looking: tokio::sync::Mutex::new(()) }
+    }
+
+    /// One whose place is known already.
+    pub(crate) fn known_at(node: Arc<Node>, what: What, located: Located) -> Self {
+        let mobile = Self::new(node, what);
+        mobile.settle(located);
+        mobile
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// What is owned, if it is a global one.
+    pub(crate) fn thing(&self) -> Option<&Thing> {
+        self.thing.as_ref()
+    }
+
+    fn settle(&self, located: Located) -> Arc<Known<A>> {
+        let key = match &self.what {
+            What::Grain(id) => Key::Grain(id.clone()),
+            What::Name(name) => Key::Global(name.clone()),
+        };
+        let route = Route::to(&self.node, &located, &key);
+        let known = Arc::new(Known { located, route });
+        self.route.store(Some(known.clone()));
+        known
+    }
+
+    fn label(&self) -> String {
+        match &self.what {
+            What::Grain(id) => grain::identity(A::KIND, id),
+            What::Name(name) => format!("{} {name:?} (global)", A::KIND),
+        }
+    }
+
+    async fn known(&self, until: Instant, told: Option<&NewOwner>) -> Result<Arc<Known<A>>, NotFound> {
+        if let Some(known) = self.route.load_full() {
+            return Ok(known);
+        }
+        let left = until.saturating_duration_since(self.node.clock().now());
+        let found = tokio::time::timeout(left, self.look(until, told)).await;
+        found.unwrap_or_else(|_| {
+            let to = format!("the place of {}", self.label());
+            Err(Error::Timeout { to, after: left, not_run: true }.into())
+        })
+    }
+
+    /// Looks for it, one message at a time. Cancel-safe: what it began goes on by itself.
+    async fn look(&self, until: Instant, told: Option<&NewOwner>) -> Result<Arc<Known<A>>, NotFound> {
+        let _turn = self.looking.lock().await;
+        if let Some(known) = self.route.load_full() {
+            return Ok(known);
+        }
+        let located = match &self.what {
+            What::Grain(id) => grain::locate(&self.node, A::KIND, id, until, told).await?,
+            What::Name(name) => {
+                let (located, kind) = global::locate_name(&self.node, name, until, told).await?;
+                if kind != A::KIND {
+                    let (name, expected) = (name.to_string(), A::KIND.to_owned());
+                    return Err(NotFound { error: Error::WrongKind { name, expected, found: kind }, lasting: true });
+                }
+                located
+            }
+        };
+        Ok(self.settle(located))
+    }
+
+    fn forget(&self, known: &Arc<Known<A>>) {
+        match &self.what {
+            What::Grain(id) => self.node.grains().forget(A::KIND, id, &known.located.at),
+            What::Name(name) => self.node.forget_global(name, &known.located.at),
+        }
+        self.route.rcu(|now| match now {
+            Some(now) if Arc::ptr_eq(now, known) => None,
+            other => other.clone(),
+        });
+    }
+
+    pub(crate) async fn tell_to<M>(
+        &self,
+        message: M,
+        timeout: Option<Duration>,
+        sender: Option<&Activation>,
+    ) -> Result<(), Error>
+    where
+        A: Handles<M>,
+        M: RemoteMessage,
+    {
+        self.node.lists::<A, M>()?;
+        let mut payload = Payload::again(message);
+        let mut tries = Tries::new(&self.node, self.thing.as_ref(), timeout);
+        loop {
+            let known = match self.known(tries.until, tries.told.as_ref()).await {
+                Ok(known) => known,
+                Err(lost) => match tries.look_again(&lost, 0).await {
+                    Ok(()) => continue,
+                    Err(()) => return Err(lost.error),
+                },
+            };
+            let Err(error) = tell_by(&known.route, &mut payload, Some(tries.left()?), sender).await else {
+                return Ok(());
+            };
+            self.not_there(&known, &error);
+            if tries.again(&error, known.located.epoch).await.is_err() {
+                return Err(error);
+            }
+        }
+    }
+
+    pub(crate) async fn ask_of<M>(
+        &self,
+        message: M,
+        timeout: Option<Duration>,
+        sender: Option<&Activation>,
+    ) -> Result<<A as Handles<M>>::Ok, AskError<<A as Handles<M>>::Err>>
+    where
+        A: Handles<M>,
+        M: RemoteMessage,
+    {
+        self.node.lists::<A, M>()?;
+        let mut payload = Payload::again(message);
+        let mut tries = Tries::new(&self.node, self.thing.as_ref(), timeout);
+        loop {
+            let known = match self.known(tries.until, tries.told.as_ref()).await {
+                Ok(known) => known,
+                Err(lost) => match tries.look_again(&lost, 0).await {
+                    Ok(()) => continue,
+                    Err(()) => return Err(AskError::Failed(lost.error)),
+                },
+            };
+            let left = tries.left().map_err(AskError::Failed)?;
+            let error = match ask_by(&known.route, &mut payload, Some(left), sender).await {
+                Err(AskError::Failed(error)) => error,
+                answer => {
+                    self.check_answer(&known).map_err(AskError::Failed)?;
+                    return answer;
+                }
+            };
+            self.not_there(&known, &error);
+            if payload.is_spent() || tries.again(&error, known.located.epoch).await.is_err() {
+                return Err(AskError::Failed(error));
+            }
+        }
+    }
+
+    /// An answer of a former owner is not accepted by who knows of a newer one (G2).
+    fn check_answer(&self, known: &Arc<Known<A>>) -> Result<(), Error> {
+        let Some(thing) = &self.thing else { return Ok(()) };
+        let epoch = known.located.epoch;
+        if epoch == 0 || !self.node.knows_newer(thing, epoch) {
+            return Ok(());
+        }
+        self.forget(known);
+        let newer = self.node.newer_owner(thing, epoch);
+        Err(Error::NotOwner { actor: self.label(), epoch, newer, not_run: false })
+    }
+
+    /// Forgets where it was, if it is not there.
+    fn not_there(&self, known: &Arc<Known<A>>, error: &Error) {
+        if moved(error) {
+            self.forget(known);
+        }
+    }
+}
+
+/// Errors that say: certainly not run, and the target may be (or become) active elsewhere. What was queued behind a
+/// failure is among them: for a grain, the next activation takes it.
+fn moved(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::ActorNotFound { .. }
+            | Error::ActorStopped { .. }
+            | Error::Unreachable { .. }
+            | Error::ShuttingDown { .. }
+            | Error::NotOwner { not_run: true, .. }
+            | Error::StaleEpoch { .. }
+    )
+}
+
+/// How often, and how long, a message looks for its target.
+struct Tries<'a> {
+    node: &'a Arc<Node>,
+    thing: Option<&'a Thing>,
+    after: Duration,
+    until: Instant,
+    made: u32,
+    /// The newest owner that somebody named.
+    told: Option<NewOwner>,
+}
+
+impl<'a> Tries<'a> {
+    /// With the waits between them, about a second and a half: enough for a dead node to be noticed in its datacenter.
+    /// What is global is looked for as long as the message may wait: its owner may be lost, and its successor come.
+    const MOST: u32 = 8;
+
+    fn new(node: &'a Arc<Node>, thing: Option<&'a Thing>, timeout: Option<Duration>) -> Self {
+        let after = timeout.unwrap_or(node.options().ask_timeout);
+        Self { node, thing, after, until: node.clock().now() + after, made: 0, told: None }
+    }
+
+    fn left(&self) -> Result<Duration, Error> {
+        let left = self.until.saturating_duration_since(self.node.clock().now());
+        if left.is_zero() {
+            return Err(Error::Timeout { to: "its target".into(), after: self.after, not_run: true });
+        }
+        Ok(left)
+    }
+
+    /// As [`again`](Self::again), for a target that was not found.
+    async fn look_again(&mut self, lost: &NotFound, epoch: u64) -> Result<(), ()> {
+        if lost.lasting { Err(()) } else { self.again(&lost.error, epoch).await }
+    }
+
+    /// Waits a little and allows another try, if the last one certainly did not run (R3) and there is time.
+    async fn again(&mut self, error: &Error, epoch: u64) -> Result<(), ()> {
+        self.made += 1;
+        let left = self.until.saturating_duration_since(self.node.clock().now());
+        let waits_for_owner = self.thing.is_some() && matches!(error, Error::OwnershipUnavailable { .. });
+        if !(moved(error) || waits_for_owner) || !error.certainly_not_run() || left.is_zero() {
+            return Err(());
+        }
+        if self.made >= Self::MOST && self.thing.is_none() {
+            return Err(());
+        }
+        if let Error::NotOwner { newer: Some(newer), .. } = error
+            && self.told.as_ref().is_none_or(|told| told.epoch < newer.epoch)
+        {
+            self.told = Some(newer.clone());
+            if self.made < Self::MOST {
+                return Ok(());
+            }
+        }
+        // The first time at once: going to rest is the common case.
+        if self.made > 1 {
+            let wait = Duration::from_millis(12 << self.made.min(6));
+            let jitter = self.node.draw() % 50;
+            let wait = (wait + Duration::from_millis(jitter)).min(left);
+            match self.thing {
+                // Earlier, where a newer owner turns up.
+                Some(thing) if epoch != 0 && !self.node.knows_newer(thing, epoch) => {
+                    self.node.await_newer(thing, epoch, wait).await;
+                }
+                Some(_) | None => tokio::time::sleep(wait).await,
+            }
+        }
+        Ok(())
+    }
+}
