@@ -86,3 +86,21 @@ pub fn check_namespace(field: &str, value: &str) -> Result<(), Invalid> {
     }
     Ok(())
 }
+
+/// Undoes the `%`-escapes of a URL's user or password; `None` where one is not two hexadecimal digits, or the result no
+/// text.
+pub fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        if *first == b'%' {
+            let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok())?;
+            bytes.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}

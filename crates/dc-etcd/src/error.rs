@@ -121,16 +121,28 @@ pub(crate) fn translate(operation: &'static str, err: ClientError, outcome: Outc
     }
     match fate(&err) {
         Fate::Denied => {
-            let why = match &err {
+            let words = match &err {
                 ClientError::GRpcStatus(status) => status.message().to_owned(),
                 other => other.to_string(),
             };
-            Error::Denied { backend: BACKEND, why }
+            Error::Denied { backend: BACKEND, why: why_denied(operation, &words) }
         }
         Fate::Refused => Error::Backend { backend: BACKEND, operation, outcome, source: Box::new(err) },
         Fate::NotSent | Fate::StaleToken | Fate::Lost => {
             Error::Unreachable { backend: BACKEND, operation, outcome, source: Box::new(err) }
         }
+    }
+}
+
+/// Which of the credentials was refused, as far as etcd's `words` tell.
+fn why_denied(operation: &str, words: &str) -> String {
+    match words {
+        words if words.contains("authentication failed") => format!("the user or its password is wrong ({words})"),
+        words if words.contains("user name is empty") => {
+            format!("it asks for a user and a password, and none is set ({words})")
+        }
+        words if words.contains("permission denied") => format!("the user's roles do not allow {operation} ({words})"),
+        words => words.to_owned(),
     }
 }
 

@@ -21,6 +21,7 @@ mod audit;
 mod config;
 mod connect;
 mod error;
+mod handshake;
 mod keys;
 mod lease;
 mod plane;

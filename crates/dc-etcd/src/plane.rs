@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::{
     BACKEND, EtcdConfig, audit,
     connect::{Call, Repeat, Servers},
-    error,
+    error, handshake,
     keys::{self, Keys, Place},
     lease::{self, Held, Leases},
     store::{Incarnation, Mark, first_got},
@@ -105,7 +105,7 @@ impl EtcdControlPlane {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for TLS files that cannot be used, [`Error::Denied`] for refused credentials,
+    /// [`Error::Invalid`] for TLS files that cannot be used, [`Error::Denied`] for refused credentials or certificates,
     /// [`Error::Unsafe`] in strict mode where there are findings, [`Error::Corrupt`] for a malformed store id,
     /// and what [`require_at_start`](crate::EtcdConfigBuilder::require_at_start) asks for.
     pub async fn connect(config: EtcdConfig) -> Result<Self, Error> {
@@ -125,7 +125,13 @@ impl EtcdControlPlane {
             Ok(mark) => {
                 info!(endpoints = ?shared.config.endpoints(), namespace = shared.config.namespace(), store = %mark.store, "connected to etcd");
             }
-            Err(err) if err.is_outage() && !shared.config.require_at_start() => {
+            Err(err) if err.is_outage() => {
+                if let Some(why) = handshake::refusal(&shared.config).await {
+                    return Err(Error::Denied { backend: BACKEND, why });
+                }
+                if shared.config.require_at_start() {
+                    return Err(err);
+                }
                 warn!(endpoints = ?shared.config.endpoints(), %err, "etcd does not answer; each call will try again");
             }
             Err(err) => return Err(err),

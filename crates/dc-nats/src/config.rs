@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use async_nats::ServerAddr;
-use dc_controlplane::config::{Secret, TlsFiles, check_duration, check_namespace};
+use dc_controlplane::config::{Secret, TlsFiles, check_duration, check_namespace, unescape};
 use dc_core::Invalid;
 
 /// How to reach NATS, and what bucket to use there.
@@ -161,7 +161,7 @@ impl NatsConfigBuilder {
         self
     }
 
-    /// Talk TLS, with these files. A `tls://` URL alone uses the platform's roots.
+    /// Talk TLS, with these files. A `tls://` URL alone uses the platform's roots; one of several means all.
     pub fn tls(mut self, files: TlsFiles) -> Self {
         self.config.tls = Some(files);
         self
@@ -310,22 +310,6 @@ fn parse_url(url: &str) -> Result<(ServerAddr, Option<Credentials>), Invalid> {
         Ok(server) if cleared => Ok((server, credentials)),
         _ => Err(refuse("must be nats://host:port or tls://host:port")),
     }
-}
-
-fn unescape(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        if *first == b'%' {
-            let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok())?;
-            bytes.push(u8::from_str_radix(hex, 16).ok()?);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -221,8 +221,9 @@ async fn options(config: &NatsConfig, news: &Arc<watch::Sender<News>>) -> Result
             Invalid::new("credentials file", path.to_string_lossy(), format!("must be a .creds file: {}", err.kind()))
         })?,
     };
+    // One of the URLs may be the only one that says so: no secret goes to the others in the clear.
+    options = options.require_tls(config.wants_tls());
     if let Some(tls) = &config.tls {
-        options = options.require_tls(true);
         if let Some(ca) = &tls.ca {
             options = options.add_root_certificates(ca.clone());
         }

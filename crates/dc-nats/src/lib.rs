@@ -27,9 +27,8 @@
 //!
 //! # What an account must be allowed
 //!
-//! Publish to `$KV.<bucket>.>`, `$JS.API.STREAM.INFO.KV_<bucket>`, `$JS.API.DIRECT.GET.KV_<bucket>`,
-//! `$JS.API.CONSUMER.*.KV_<bucket>.>` and `$JS.FC.KV_<bucket>.>`; subscribe to `_INBOX.>`; and, where the bucket is
-//! not there yet or keeps no leases, publish to `$JS.API.STREAM.CREATE.KV_<bucket>` or `.UPDATE.`.
+//! `docs/stores.md` has the lists for nodes, operators and whoever makes the bucket, and the tests run with them: publish
+//! to the API of the bucket's stream, to its consumers, and to the keys that are to be written; subscribe to an inbox.
 //!
 //! Reading order: [`NatsConfig`], `keys`, `connect` (the link), `wire` (requests), `quorum`, `bucket` (settings and
 //! store id), `plane` (the contract), `watch`.

@@ -11,6 +11,7 @@ use dc_etcd::EtcdControlPlane;
 
 use crate::{
     proxy::Proxy,
+    rights,
     samples::{self, TIMEOUT, namespace},
     server::{Etcd, shared_cluster, shared_single},
 };
@@ -27,6 +28,8 @@ pub(crate) struct Store {
     own: Option<Arc<Etcd>>,
     /// Those of the client that is cut off alone.
     link: Mutex<Vec<Proxy>>,
+    /// Whether our user has the documented rights and no more.
+    guarded: bool,
 }
 
 impl Store {
@@ -40,8 +43,10 @@ fn ttl(servers_from: &str) -> Duration {
     Duration::from_secs(if std::env::var_os(servers_from).is_some() { 2 } else { 1 })
 }
 
-async fn open(store: &Store) -> EtcdControlPlane {
-    let config = samples::builder(&store.urls, &store.namespace).build().expect("a legal configuration");
+async fn open_at(store: &Store, urls: &[String]) -> EtcdControlPlane {
+    let config = samples::builder(urls, &store.namespace);
+    let config = if store.guarded { rights::as_node(config) } else { config };
+    let config = config.build().expect("a legal configuration");
     EtcdControlPlane::connect(config).await.expect("connect")
 }
 
@@ -55,8 +60,7 @@ async fn open_cuttable(store: &Store) -> EtcdControlPlane {
     let link: Vec<_> = store.urls.iter().map(|url| Proxy::before(address(url))).collect();
     let urls: Vec<_> = link.iter().map(Proxy::url).collect();
     *store.link.lock().expect("no panic") = link;
-    let config = samples::builder(&urls, &store.namespace).build().expect("a legal configuration");
-    EtcdControlPlane::connect(config).await.expect("connect")
+    open_at(store, &urls).await
 }
 
 fn cut(store: &Store) {
@@ -69,7 +73,8 @@ fn uncut(store: &Store) {
 
 async fn write_raw(store: &Store, key: &str, bytes: &[u8]) {
     let key = format!("{}/{key}", store.namespace);
-    samples::raw(&store.urls).await.kv_client().put(key, bytes, None).await.expect("put");
+    let client = if store.guarded { rights::root(store.own()).await } else { samples::raw(&store.urls).await };
+    client.kv_client().put(key, bytes, None).await.expect("put");
 }
 
 /// One server: `MULTIDC_ETCD_URL`, else one that is started here.
@@ -86,11 +91,11 @@ impl Harness for Single {
             Some(own) => own.url(),
             None => std::env::var("MULTIDC_ETCD_URL").unwrap_or_else(|_| shared_single().url()),
         };
-        Store { urls: vec![url], namespace: namespace(), own, link: Mutex::default() }
+        Store { urls: vec![url], namespace: namespace(), own, link: Mutex::default(), guarded: false }
     }
 
     async fn open(&self, store: &Store) -> EtcdControlPlane {
-        open(store).await
+        open_at(store, &store.urls).await
     }
 
     async fn open_cuttable(&self, store: &Store) -> EtcdControlPlane {
@@ -153,6 +158,53 @@ impl Harness for Single {
     }
 }
 
+/// A server of its own for each test, where our user has the documented rights and no more.
+struct Guarded;
+
+impl Harness for Guarded {
+    type Plane = EtcdControlPlane;
+    type Store = Store;
+
+    async fn fresh(&self) -> Store {
+        let etcd = Etcd::single();
+        rights::set_up(&etcd, rights::for_the_suite).await;
+        let (urls, namespace) = (vec![etcd.url()], "multidc".to_owned());
+        Store { urls, namespace, own: Some(Arc::new(etcd)), link: Mutex::default(), guarded: true }
+    }
+
+    async fn open(&self, store: &Store) -> EtcdControlPlane {
+        open_at(store, &store.urls).await
+    }
+
+    async fn open_cuttable(&self, store: &Store) -> EtcdControlPlane {
+        open_cuttable(store).await
+    }
+
+    async fn cut(&self, store: &Store, _: &EtcdControlPlane) {
+        cut(store);
+    }
+
+    async fn uncut(&self, store: &Store, _: &EtcdControlPlane) {
+        uncut(store);
+    }
+
+    async fn advance(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn request_timeout(&self) -> Duration {
+        TIMEOUT
+    }
+
+    async fn write_raw(&self, store: &Store, key: &str, bytes: &[u8]) {
+        write_raw(store, key, bytes).await;
+    }
+}
+
 /// Three members: `MULTIDC_ETCD_CLUSTER_URLS`, separated by commas, else three that are started here.
 struct Three;
 
@@ -165,11 +217,11 @@ impl Harness for Three {
             Ok(urls) => urls.split(',').map(|url| url.trim().to_owned()).collect(),
             Err(_) => shared_cluster().urls(),
         };
-        Store { urls, namespace: namespace(), own: None, link: Mutex::default() }
+        Store { urls, namespace: namespace(), own: None, link: Mutex::default(), guarded: false }
     }
 
     async fn open(&self, store: &Store) -> EtcdControlPlane {
-        open(store).await
+        open_at(store, &store.urls).await
     }
 
     async fn open_cuttable(&self, store: &Store) -> EtcdControlPlane {
@@ -204,6 +256,11 @@ impl Harness for Three {
 mod single {
     // skew: no tool here shifts one client's wall clock (the backend reads none).
     dc_controlplane::conformance_tests!(super::Single, without: [skew]);
+}
+
+mod guarded {
+    // What the rights have no part in is left to `single`.
+    dc_controlplane::conformance_tests!(super::Guarded, without: [requests, outage, freeze, wipe, skew]);
 }
 
 mod three_members {

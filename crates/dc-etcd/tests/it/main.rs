@@ -7,13 +7,18 @@
 //! Reading order: `server` (processes), `proxy` (a wire that loses answers),
 //! `conformance`, then the others by subject.
 
+mod capture;
+mod certificates;
 mod conformance;
 mod costs;
 mod credentials;
 mod faults;
 mod leases;
 mod proxy;
+mod rights;
 mod samples;
+mod secrets;
 mod server;
 mod stores;
+mod tls;
 mod watching;

@@ -8,27 +8,32 @@ use std::{
 };
 
 use dc_controlplane::conformance::Harness;
-use dc_nats::{NatsConfig, NatsControlPlane};
+use dc_nats::{NatsConfig, NatsConfigBuilder, NatsControlPlane};
 
-use crate::support::{
-    admin,
-    proxy::{Mode, Proxy},
-    server::{Cluster, Server},
+use crate::{
+    rights,
+    support::{
+        admin,
+        proxy::{Mode, Proxy},
+        server::{Cluster, Server},
+    },
 };
 
 /// The servers that a harness takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Servers {
+pub(crate) enum Servers {
     /// `MULTIDC_NATS_URL`, else one of its own for each test.
     Single,
     /// `MULTIDC_NATS_CLUSTER_URLS`, else three that all tests share.
     Cluster,
+    /// One of its own for each test, where our account has the documented rights and no more.
+    Guarded,
 }
 
-struct NatsHarness(Servers);
+pub(crate) struct NatsHarness(pub(crate) Servers);
 
 /// A bucket, behind proxies that count.
-struct Store {
+pub(crate) struct Store {
     /// A server of the test's own: it can be killed and frozen. Others are only cut off.
     own: Option<Mutex<Server>>,
     proxies: Vec<Proxy>,
@@ -43,19 +48,30 @@ struct Store {
 impl NatsHarness {
     fn request_timeout_of(servers: Servers) -> Duration {
         match servers {
-            Servers::Single => Duration::from_millis(1_000),
+            Servers::Single | Servers::Guarded => Duration::from_millis(1_000),
             Servers::Cluster => Duration::from_millis(1_500),
         }
     }
 
     async fn open_through(&self, store: &Store, urls: Vec<String>) -> NatsControlPlane {
-        let config = NatsConfig::builder(urls.join(","))
-            .bucket(&store.bucket)
-            .replicas(store.replicas)
-            .request_timeout(self.request_timeout())
-            .build()
-            .expect("a legal configuration");
-        NatsControlPlane::connect(config).await.expect("P12: connecting fails on bad configuration only")
+        let config = self.config(urls.join(","), store);
+        let config = if self.0 == Servers::Guarded { rights::as_node(config) } else { config };
+        NatsControlPlane::connect(config.build().expect("a legal configuration"))
+            .await
+            .expect("P12: connecting fails on bad configuration only")
+    }
+
+    fn config(&self, urls: String, store: &Store) -> NatsConfigBuilder {
+        NatsConfig::builder(urls).bucket(&store.bucket).replicas(store.replicas).request_timeout(self.request_timeout())
+    }
+
+    /// Makes the bucket where our account may not.
+    async fn set_up(&self, store: &Store) {
+        if self.0 == Servers::Guarded {
+            let config = rights::as_setup(self.config(store.direct.clone(), store));
+            let made = NatsControlPlane::connect(config.build().expect("a legal configuration")).await;
+            made.expect("a bucket and its id");
+        }
     }
 
     /// The servers' URLs, and the server where it is the test's own.
@@ -64,6 +80,10 @@ impl NatsHarness {
         let given = match self.0 {
             Servers::Single => "MULTIDC_NATS_URL",
             Servers::Cluster => "MULTIDC_NATS_CLUSTER_URLS",
+            Servers::Guarded => {
+                let server = Server::start(&rights::for_the_suite());
+                return (server.url(), Some(Mutex::new(server)));
+            }
         };
         match (std::env::var(given), self.0) {
             (Ok(urls), _) => (urls, None),
@@ -71,7 +91,7 @@ impl NatsHarness {
                 let server = Server::start("");
                 (server.url(), Some(Mutex::new(server)))
             }
-            (Err(_), Servers::Cluster) => (CLUSTER.get_or_init(Cluster::start).urls(), None),
+            (Err(_), Servers::Cluster | Servers::Guarded) => (CLUSTER.get_or_init(Cluster::start).urls(), None),
         }
     }
 }
@@ -94,9 +114,15 @@ impl Harness for NatsHarness {
             proxies.push(Proxy::start(address(url)).await);
         }
         let client = admin::client(&direct).await;
-        let bucket = format!("test-{}", client.new_inbox().rsplit('.').next().expect("a token"));
+        let bucket = match self.0 {
+            // The one that is in the rights.
+            Servers::Guarded => "multidc".to_owned(),
+            _ => format!("test-{}", client.new_inbox().rsplit('.').next().expect("a token")),
+        };
         let replicas = if self.0 == Servers::Cluster { 3 } else { 1 };
-        Store { own, proxies, link: Mutex::default(), direct, bucket, replicas }
+        let store = Store { own, proxies, link: Mutex::default(), direct, bucket, replicas };
+        self.set_up(&store).await;
+        store
     }
 
     async fn open(&self, store: &Store) -> NatsControlPlane {
@@ -171,6 +197,7 @@ impl Harness for NatsHarness {
 
     async fn wipe_store(&self, store: &Store) {
         admin::delete_bucket(&admin::client(&store.direct).await, &store.bucket).await;
+        self.set_up(store).await;
     }
 }
 
@@ -198,6 +225,12 @@ mod single {
 
     // A client's wall clock is read for `written_at_ms` only, which `p3_wall_clock_times_in_records_change_nothing` covers.
     dc_controlplane::conformance_tests!(NatsHarness(Servers::Single), without: [skew]);
+}
+
+mod guarded {
+    use super::*;
+
+    dc_controlplane::conformance_tests!(NatsHarness(Servers::Guarded), without: [skew]);
 }
 
 mod cluster {

@@ -1,6 +1,11 @@
 //! Servers, a counting proxy, and small helpers.
 
 pub(crate) mod admin;
+#[path = "../../../../dc-etcd/tests/it/capture.rs"]
+pub(crate) mod capture;
+#[path = "../../../../dc-etcd/tests/it/certificates.rs"]
+pub(crate) mod certificates;
+pub(crate) mod identity;
 pub(crate) mod proxy;
 pub(crate) mod server;
 
