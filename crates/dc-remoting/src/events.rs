@@ -15,6 +15,11 @@ pub enum LinkEvent {
         /// Who is at the other end.
         identity: Arc<PeerIdentity>,
     },
+    /// A link was replaced by another to the same node, as its certificates were about to expire: nothing is lost.
+    Renewed {
+        /// Who is at the other end.
+        identity: Arc<PeerIdentity>,
+    },
     /// A link that stood has ended.
     PeerDown {
         /// The node at its other end.

@@ -31,6 +31,8 @@ mod pair;
 mod peer;
 mod refusal;
 mod remoting;
+#[cfg(feature = "tls")]
+mod renew;
 mod slot;
 mod socket;
 #[cfg(feature = "tls")]

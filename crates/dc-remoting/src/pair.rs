@@ -82,6 +82,8 @@ enum Blocked {
     NoLink,
     /// The pair's own credits are used up, or its lane cannot change yet.
     Pair(Arc<Link>),
+    /// Another link has taken over, and what was sent over this one has not all been accepted.
+    Retired(Arc<Link>),
     /// The link's window has less than this many bytes left.
     Window(Arc<Link>, u32),
     Never(LinkError),
@@ -234,7 +236,7 @@ impl PairInner {
                     let link = self.peer.link().await?;
                     self.bind(link)?;
                 }
-                Blocked::Pair(link) => {
+                Blocked::Pair(link) | Blocked::Retired(link) => {
                     let lane = self.state.lock().lane;
                     let _ = link.lanes[lane as usize].send(Out::WantCredits);
                     tokio::select! {
@@ -283,7 +285,10 @@ impl PairInner {
     /// Puts the message into its lane's queue, out of `item`, if nothing stands in the way. Never waits.
     fn try_send(&self, state: &mut State, item: &mut Option<Item>, has_permit: bool) -> Result<(), Blocked> {
         let Some(link) = state.link.as_ref().filter(|link| !link.refuses()) else {
-            return Err(Blocked::NoLink);
+            return Err(match &state.link {
+                Some(old) if old.is_retired() && !state.nothing_in_flight() => Blocked::Retired(Arc::clone(old)),
+                _ => Blocked::NoLink,
+            });
         };
         // Taken once, at the end.
         let Some((message, ask)) = item.as_ref() else { return Ok(()) };

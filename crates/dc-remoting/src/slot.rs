@@ -14,6 +14,8 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+#[cfg(feature = "tls")]
+use crate::renew::{retire, successor};
 use crate::{
     LinkError, LinkEvent,
     backoff::Backoff,
@@ -214,9 +216,22 @@ async fn stand(slot: &Slot, link: Arc<Link>) {
     shared.check_store(&link.identity);
     slot.wanted.store(false, Ordering::Release);
     slot.state.send_replace(State::Up(Arc::clone(&link)));
-    tokio::select! {
-        () = supervise(&link) => {}
-        () = link.keep_time() => {}
+    let mut link = link;
+    loop {
+        let fresh = tokio::select! {
+            () = supervise(&link) => break,
+            () = link.keep_time() => break,
+            fresh = successor(slot, &link) => fresh,
+        };
+        if let Some(rtt) = link.rtt() {
+            fresh.measured(rtt);
+        }
+        slot.state.send_replace(State::Up(Arc::clone(&fresh)));
+        let old = std::mem::replace(&mut link, fresh);
+        #[cfg(feature = "tls")]
+        retire(old);
+        #[cfg(not(feature = "tls"))]
+        drop(old);
     }
     let why = link.why();
     slot.state.send_replace(State::Connecting);
@@ -225,8 +240,14 @@ async fn stand(slot: &Slot, link: Arc<Link>) {
     shared.event(LinkEvent::PeerDown { node: link.identity.node, endpoint: slot.endpoint.clone(), why, unaccepted });
 }
 
+/// Without TLS, a link may stand for ever.
+#[cfg(not(feature = "tls"))]
+async fn successor(_slot: &Slot, _link: &Link) -> Arc<Link> {
+    std::future::pending().await
+}
+
 /// Pings, measures, sweeps; closes a link that is silent or idle.
-async fn supervise(link: &Link) {
+pub(crate) async fn supervise(link: &Link) {
     let config = &link.shared.config;
     let mut ticks = tokio::time::interval(config.keepalive_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -135,6 +135,10 @@ async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Byte
         return Err(Status::failed_precondition("the link was closed meanwhile"));
     }
     conn.handshake_done();
+    #[cfg(feature = "tls")]
+    if let Some(certificate) = conn.certificate.get() {
+        tokio::spawn(crate::renew::end_with(certificate.validity, Arc::clone(&link)));
+    }
     if fresh {
         tracing::info!(peer = ?link.identity, from = %conn.remote, "link taken");
         shared.check_store(&link.identity);

@@ -42,6 +42,8 @@ struct Opened {
     identity: PeerIdentity,
     grant: Grant,
     channel: Channel,
+    #[cfg(feature = "tls")]
+    term: Option<crate::renew::Term>,
 }
 
 /// Opens a link to whoever answers at `endpoint`.
@@ -67,7 +69,14 @@ pub(crate) async fn dial(shared: &Arc<Shared>, endpoint: &Endpoint) -> Result<Ar
     }
     let lanes = [control.queue, user.queue, bulk.queue];
     let writers = [control.writer, user.writer, bulk.writer];
-    let opened = link::Opened { lanes, pending, writers, used };
+    let opened = link::Opened {
+        lanes,
+        pending,
+        writers,
+        used,
+        #[cfg(feature = "tls")]
+        term: [control.term, user.term, bulk.term].into_iter().flatten().reduce(crate::renew::Term::min),
+    };
     let link = Link::new(Arc::clone(shared), endpoint.clone(), control.identity, control.grant, opened);
     let link = Arc::new(link);
     // Set once, here.
@@ -118,6 +127,8 @@ async fn open_lane(
         channel,
         #[cfg(feature = "tls")]
         certificate,
+        #[cfg(feature = "tls")]
+        term,
     } = connect(shared, endpoint, target).await?;
     let kind = match lane {
         Lane::Control => LaneKind::Control,
@@ -149,7 +160,16 @@ async fn open_lane(
     {
         return Err(LinkError::Tls { endpoint: endpoint.clone(), by: RefusedBy::ThisNode, why });
     }
-    Ok(Opened { queue, writer, stream, identity, grant, channel })
+    Ok(Opened {
+        queue,
+        writer,
+        stream,
+        identity,
+        grant,
+        channel,
+        #[cfg(feature = "tls")]
+        term,
+    })
 }
 
 /// One connection, ready for a lane.
@@ -158,16 +178,19 @@ struct Connected {
     /// What the peer showed, with TLS.
     #[cfg(feature = "tls")]
     certificate: Option<crate::tls::Certificate>,
+    #[cfg(feature = "tls")]
+    term: Option<crate::renew::Term>,
 }
 
 async fn connect(shared: &Shared, endpoint: &Endpoint, target: Target) -> Result<Connected, LinkError> {
     let config = &shared.config;
     #[cfg(feature = "tls")]
     if let Some(tls) = &shared.tls {
-        let (io, certificate) = crate::tls::dial(tls, config, endpoint).await?;
+        let (io, own, certificate) = crate::tls::dial(tls, config, endpoint).await?;
+        let term = Some(crate::renew::Term::new(own, certificate.validity));
         let channel = target.connect_with_connector(crate::tls::Once::new(io)).await;
         let channel = channel.map_err(|err| unreachable_at(endpoint, &chain(&err)))?;
-        return Ok(Connected { channel, certificate: Some(certificate) });
+        return Ok(Connected { channel, certificate: Some(certificate), term });
     }
     let channel = tokio::time::timeout(config.connect_timeout, target.connect())
         .await
@@ -177,6 +200,8 @@ async fn connect(shared: &Shared, endpoint: &Endpoint, target: Target) -> Result
         channel,
         #[cfg(feature = "tls")]
         certificate: None,
+        #[cfg(feature = "tls")]
+        term: None,
     })
 }
 

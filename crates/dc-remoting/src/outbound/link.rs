@@ -36,6 +36,9 @@ pub(crate) struct Link {
     pub(crate) endpoint: Endpoint,
     pub(crate) identity: Arc<PeerIdentity>,
     pub(crate) grant: Grant,
+    /// When it has to end, with TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) term: Option<crate::renew::Term>,
     pub(crate) lanes: [mpsc::UnboundedSender<Out>; 3],
     pub(crate) pending: Arc<[Pending; 3]>,
     writers: [Arc<OutLane>; 3],
@@ -54,6 +57,8 @@ pub(crate) struct Link {
     roused: Notify,
     /// Takes nothing more: closed, or about to be.
     refuses: AtomicBool,
+    /// Another link to the same node has taken over.
+    retired: AtomicBool,
     /// Lanes that nothing comes over any more, since the peer said goodbye.
     parted: AtomicUsize,
     why: OnceLock<Arc<str>>,
@@ -92,6 +97,8 @@ pub(crate) struct Opened {
     pub(crate) pending: Arc<[Pending; 3]>,
     pub(crate) writers: [Arc<OutLane>; 3],
     pub(crate) used: Arc<AtomicBool>,
+    #[cfg(feature = "tls")]
+    pub(crate) term: Option<crate::renew::Term>,
 }
 
 impl Link {
@@ -102,13 +109,22 @@ impl Link {
         grant: Grant,
         opened: Opened,
     ) -> Self {
-        let Opened { lanes, pending, writers, used } = opened;
+        let Opened {
+            lanes,
+            pending,
+            writers,
+            used,
+            #[cfg(feature = "tls")]
+            term,
+        } = opened;
         Self {
             shared,
             endpoint,
             identity: Arc::new(identity),
             window: Semaphore::new(grant.link_window),
             grant,
+            #[cfg(feature = "tls")]
+            term,
             lanes,
             pending,
             writers,
@@ -120,6 +136,7 @@ impl Link {
             resting: AtomicBool::new(false),
             roused: Notify::new(),
             refuses: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             parted: AtomicUsize::new(0),
             why: OnceLock::new(),
             closed: CancellationToken::new(),
@@ -138,6 +155,18 @@ impl Link {
     /// Takes nothing more; what is under way goes on.
     pub(crate) fn stop_taking(&self) {
         self.refuses.store(true, Ordering::Release);
+    }
+
+    /// Another link to the same node has taken over: each pair follows once nothing of it is in flight here (R1).
+    #[cfg(feature = "tls")]
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.stop_taking();
+    }
+
+    /// Whether it is about to end, and what it was given is still on its way.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire) && !self.is_closed()
     }
 
     /// Whether the peer said goodbye over one lane and answers may still come over others.
@@ -244,7 +273,7 @@ impl Link {
         }
     }
 
-    fn has_asks(&self) -> bool {
+    pub(crate) fn has_asks(&self) -> bool {
         self.unanswered() > 0 || !self.writers.iter().all(|writer| writer.is_empty())
     }
 

@@ -21,7 +21,7 @@ use tonic::codegen::{Service, http::Uri};
 use super::{
     Tls,
     accept::check,
-    certificate::{Certificate, now},
+    certificate::{Certificate, Validity, now},
     error::refusal,
 };
 use crate::{LinkError, RefusedBy, RemotingConfig};
@@ -35,12 +35,13 @@ pub(crate) struct Begun {
 /// Connects to `endpoint` and shakes hands. Returns when the peer has said something over the new connection: under
 /// TLS 1.3 a dialler has finished its handshake before the other end has seen its certificate, and learns only from
 /// what comes next whether it was taken. The dialled speaks first (its HTTP/2 settings), so waiting costs no more than
-/// a round trip, and the refusal cannot get lost behind data that nobody reads.
+/// a round trip, and the refusal cannot get lost behind data that nobody reads. Gives the time of this node's
+/// certificate and what the peer's says.
 pub(crate) async fn dial(
     tls: &Tls,
     config: &RemotingConfig,
     endpoint: &Endpoint,
-) -> Result<(Begun, Certificate), LinkError> {
+) -> Result<(Begun, Validity, Certificate), LinkError> {
     let unreachable = |why: String| LinkError::Unreachable { endpoint: endpoint.clone(), why: why.into() };
     let io = timeout(config.connect_timeout, TcpStream::connect((endpoint.host(), endpoint.port())))
         .await
@@ -54,7 +55,7 @@ pub(crate) async fn dial(
         .map_err(|_| unreachable(format!("no TLS handshake in {:?}", config.handshake_timeout)))?
 }
 
-async fn shake(tls: &Tls, endpoint: &Endpoint, io: TcpStream) -> Result<(Begun, Certificate), LinkError> {
+async fn shake(tls: &Tls, endpoint: &Endpoint, io: TcpStream) -> Result<(Begun, Validity, Certificate), LinkError> {
     let material = tls.current();
     let own = material.own.validity;
     let refused = |by, why| {
@@ -76,18 +77,19 @@ async fn shake(tls: &Tls, endpoint: &Endpoint, io: TcpStream) -> Result<(Begun, 
     let certificate =
         check(io.get_ref().1.peer_certificates(), tls).map_err(|why| refused(RefusedBy::ThisNode, why))?;
     let mut first = vec![0; 256];
-    let read = io.read(&mut first).await.map_err(|err| failed(&err))?;
-    if read == 0 {
+    let read = match io.read(&mut first).await {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        read => read,
+    };
+    let read = read.map_err(|err| match own.check(now()) {
         // A resumed session is refused without an alert when this node's certificate has expired meanwhile.
-        return Err(match own.check(now()) {
-            Err(why) => refused(RefusedBy::Peer, why),
-            Ok(()) => failed(&io::ErrorKind::UnexpectedEof.into()),
-        });
-    }
+        Err(why) if refusal(&err, own, now()).is_none() => refused(RefusedBy::Peer, why),
+        _ => failed(&err),
+    })?;
     first.truncate(read);
     let resumed = io.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
     tracing::debug!(%endpoint, peer = %certificate.name, resumed, "TLS handshake done");
-    Ok((Begun { first, io }, certificate))
+    Ok((Begun { first, io }, own, certificate))
 }
 
 impl AsyncRead for Begun {

@@ -22,6 +22,6 @@ pub use error::TlsError;
 pub use name::CertificateName;
 
 pub(crate) use accept::{Failure, accept};
-pub(crate) use certificate::Certificate;
+pub(crate) use certificate::{Certificate, Validity, now};
 pub(crate) use dial::{Once, dial};
 pub(crate) use state::{Tls, check_claims, keep_fresh};

@@ -1,4 +1,4 @@
-//! Links over real sockets: R1 to R8, faults included.
+//! Links over real sockets: R1 to R9, faults included.
 
 mod basic;
 mod deadlines;
@@ -14,4 +14,5 @@ mod raw;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
+mod warning;
 mod wire_agrees;

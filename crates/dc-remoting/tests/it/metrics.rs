@@ -41,9 +41,16 @@ async fn links_record_what_the_documentation_names() {
     let peer = here.remoting.peer(there.target());
     assert_eq!(body(peer.pair().ask(message("hello"), SOON).await), "hello");
     eventually("a measured rtt", || peer.rtt().is_some()).await;
+    // Counted at the end that refuses.
+    let mut events = there.remoting.events();
+    let mut stranger = tokio::net::TcpStream::connect(there.remoting.local_addr()).await.expect("connects");
+    tokio::io::AsyncWriteExt::write_all(&mut stranger, b"GET / HTTP/1.1\r\n\r\n").await.expect("writes");
+    refused(&mut events, "not HTTP/2").await;
     let recorded = names.0.lock().unwrap().clone();
     let documented = include_str!("../../../../docs/metrics.md");
-    for what in ["rtt_seconds", "in_flight", "credits_bytes", "sent_bytes_total", "received_bytes_total"] {
+    for what in
+        ["rtt_seconds", "in_flight", "credits_bytes", "sent_bytes_total", "received_bytes_total", "refused_total"]
+    {
         let name = format!("multidc_link_{what}");
         assert!(recorded.contains(&name), "{name} is not recorded: {recorded:?}");
         assert!(documented.contains(&name), "{name} is not documented");

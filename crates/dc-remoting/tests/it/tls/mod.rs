@@ -1,6 +1,6 @@
 //! R9: who is let in over TLS, who is not, and what both ends are told.
 
-mod certs;
+pub(crate) mod certs;
 mod config;
 mod refusals;
 mod rotation;

@@ -142,3 +142,80 @@ async fn r9_reload_says_whether_anything_changed() {
     let here = Node::echo(ca.node("dc-1")).await;
     assert_eq!(body(here.remoting.peer(target).pair().ask(message("x"), SOON).await), "x");
 }
+
+#[tokio::test]
+async fn r9_a_link_is_replaced_before_its_certificates_expire_and_no_ask_fails_or_overtakes() {
+    let ca = Ca::new();
+    let dir = tempfile::tempdir().expect("a directory");
+    // Both ends: the one that dials has to renew for either.
+    ca.issue(&["multidc://app/dc-1"], (-6, 6)).write(dir.path(), &ca.pem);
+    let here = Node::echo(config("dc-1").tls(files(dir.path()))).await;
+    let last = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&last);
+    let there = Node::start(ca.node("dc-2"), move |incoming| {
+        let n = number(&incoming.message.payload);
+        assert_eq!(seen.swap(n, Ordering::Relaxed) + 1, n, "R1: in the order sent");
+        echo(incoming);
+    })
+    .await;
+    let mut events = here.remoting.events();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stream = {
+        let stop = Arc::clone(&stop);
+        let pair = here.remoting.peer(there.target()).pair();
+        tokio::spawn(async move {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                for _ in 0..20 {
+                    n += 1;
+                    pair.tell(numbered(n, 8)).await.expect("R9: a tell failed");
+                }
+                n += 1;
+                pair.ask(numbered(n, 8), SOON).await.expect("R9: an ask failed");
+            }
+            n
+        })
+    };
+    let expiry = rustls::pki_types::UnixTime::now().as_secs() + 6;
+    ca.dc("dc-1").write(dir.path(), &ca.pem);
+    told(&mut events, |event| matches!(event, LinkEvent::Renewed { .. }).then_some(())).await;
+    assert!(rustls::pki_types::UnixTime::now().as_secs() <= expiry, "before the old one expired");
+    eventually("the old certificate has expired", || rustls::pki_types::UnixTime::now().as_secs() > expiry + 1).await;
+    stop.store(true, Ordering::Relaxed);
+    let sent = stream.await.expect("R9: nothing failed");
+    eventually("all arrived", || last.load(Ordering::Relaxed) == sent).await;
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, LinkEvent::PeerDown { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn r9_no_link_outlives_a_certificate_that_was_not_replaced() {
+    let ca = Ca::new();
+    let short = ca.issue(&["multidc://app/dc-1"], (-3, 3));
+    let there = Node::echo(ca.node("dc-2")).await;
+    let here = Node::echo(config("dc-1").tls(short.tls(&ca.pem))).await;
+    // And one that would not end by itself: it knows nothing of certificates.
+    let heedless = Node::echo(config("dc-1")).await;
+    let client = super::wrapper::client(Some(&short));
+    let at = super::wrapper::put_on(there.remoting.local_addr(), client).await;
+    let peers = [here.remoting.peer(there.target()), heedless.remoting.peer(at)];
+    let mut events = [here.remoting.events(), heedless.remoting.events()];
+    for peer in &peers {
+        assert_eq!(body(peer.pair().ask(message("x"), SOON).await), "x");
+    }
+    for events in &mut events {
+        let why = told(events, |event| match event {
+            LinkEvent::PeerDown { why, unaccepted: 0, .. } => Some(why),
+            _ => None,
+        });
+        let why = why.await;
+        assert!(why.contains("certificate"), "{why}");
+    }
+    let err = peers[0].pair().ask(message("x"), SOON).await.expect_err("R9: expired");
+    let expired = |err: &dc_remoting::LinkError| {
+        matches!(err, dc_remoting::LinkError::Tls { why: TlsRefusal::Expired { .. }, .. })
+    };
+    assert!(expired(&err), "{err:?}");
+    peers[1].pair().ask(message("x"), SOON).await.expect_err("R9: expired");
+}
