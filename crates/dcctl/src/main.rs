@@ -1,8 +1,10 @@
 //! The operator's command line: which datacenters there are, and what is wanted of them.
 //!
 //! Owns arguments and printing. It acts with the store's credentials only: it
-//! speaks to the control plane, never to nodes, and writes nothing but intents.
+//! speaks to the control plane, never to nodes, and writes nothing but intents;
+//! and throw-away certificates, into files.
 
+mod certs;
 mod show;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -18,7 +20,7 @@ use multidc::{
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Control planes:\n  sqlite:///path/to/file.db\n  nats://host:4222,host2:4222\n  etcd://host:2379,host2:2379\n\nExamples:\n  dcctl --control-plane nats://127.0.0.1:4222 dc list\n  dcctl dc intent set eu-west-1/dc-2 drain --why 'kernel upgrade'"
+    after_help = "Control planes:\n  sqlite:///path/to/file.db\n  nats://host:4222,host2:4222\n  etcd://host:2379,host2:2379\n\nWith TLS and credentials (see docs/stores.md):\n  tls://operator:password@host:4222?ca=/etc/ca.pem&inbox_prefix=_INBOX_operator\n  tls://host:4222?ca=/etc/ca.pem&credentials=/etc/operator.creds\n  tls://host:4222?ca=/etc/ca.pem&certificate=/etc/me.pem&key=/etc/me.key&nkey=/etc/operator.seed\n  etcds://operator:password@host:2379?ca=/etc/ca.pem\n\nA password on the command line is seen by others: set MULTIDC_CONTROL_PLANE instead.\n\nExamples:\n  dcctl --control-plane nats://127.0.0.1:4222 dc list\n  dcctl dc intent set eu-west-1/dc-2 drain --why 'kernel upgrade'"
 )]
 struct Args {
     /// The control plane's URL.
@@ -39,6 +41,9 @@ enum Command {
     /// Datacenters: their records and intents.
     #[command(subcommand)]
     Dc(Dc),
+    /// Certificates for TLS between nodes. Needs no control plane.
+    #[command(subcommand)]
+    Certs(certs::Certs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,11 +95,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
+    let command = match args.command {
+        Command::Certs(command) => return certs::run(command, args.json),
+        Command::Dc(command) => command,
+    };
     let Some(url) = &args.control_plane else {
         bail!("which control plane? pass --control-plane URL, or set MULTIDC_CONTROL_PLANE (see --help)");
     };
     let plane: Arc<dyn ControlPlane> = multidc::connect(&look_only(url)).await.context("control plane")?;
-    let Command::Dc(command) = args.command;
     if matches!(command, Dc::Watch) {
         tokio::select! {
             watched = watch(plane, args.json) => return watched,
