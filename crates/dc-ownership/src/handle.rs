@@ -83,7 +83,8 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// One owner in the world: this node's part in it. Cheap to clone. Dropping it ends nothing; [`stop`](Self::stop) does.
+/// One owner in the world: this node's part in it. Cheap to clone. [`stop`](Self::stop) ends it; dropping the last
+/// handle ends it too, as a crash would: others wait for its silence.
 #[derive(Clone)]
 pub struct Ownership {
     pub(crate) shared: Arc<Shared>,
@@ -124,7 +125,8 @@ pub(crate) enum Command {
 }
 
 impl Ownership {
-    /// Starts this node's part: it opens a session, watches, claims, renews, for ever. Needs a tokio runtime.
+    /// Starts this node's part: it opens a session, watches, claims, renews, until it is stopped. Needs a
+    /// tokio runtime.
     ///
     /// Never waits for the store: it works once the store comes. Whoever takes the orders must take them all the time;
     /// once the receiver is dropped, what comes here is treated as not started.

@@ -7,6 +7,8 @@
 //! handle.
 
 mod clock;
+#[doc(hidden)]
+pub mod core;
 mod documents;
 mod drain;
 mod driver;
@@ -15,6 +17,7 @@ mod event;
 mod handle;
 mod options;
 mod parcels;
+mod watching;
 
 pub mod ids;
 pub mod names;
@@ -26,6 +29,7 @@ pub mod title;
 
 pub use clock::BootClock;
 pub use drain::{DrainEnd, DrainHandle, DrainOptions, DrainScope, Progress};
+pub use driver::NoTransfer;
 pub use error::OwnershipError;
 pub use event::{Change, OwnershipEvent, Stats};
 pub use handle::{Me, Ownership, Parts, Transfer};

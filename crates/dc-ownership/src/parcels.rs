@@ -20,7 +20,8 @@ pub(crate) struct Parcels {
 #[derive(Debug)]
 struct Parcel {
     epoch: Epoch,
-    until: Instant,
+    /// `None` once it has arrived.
+    until: Option<Instant>,
     bytes: usize,
     state: BTreeMap<String, Bytes>,
 }
@@ -44,7 +45,7 @@ impl Parcels {
         }
         self.bytes += bytes;
         let state = state.into_iter().collect();
-        self.kept.insert(thing, Parcel { epoch, until: now + keep, bytes, state });
+        self.kept.insert(thing, Parcel { epoch, until: Some(now + keep), bytes, state });
         Ok(())
     }
 
@@ -61,10 +62,18 @@ impl Parcels {
         Some(state)
     }
 
+    /// What is left of a thing's state, if it was sent for this epoch.
+    pub(crate) fn rest(&self, thing: &Thing, epoch: Epoch) -> Vec<(String, Bytes)> {
+        let parcel = self.kept.get(thing).filter(|parcel| parcel.epoch == epoch);
+        parcel
+            .map(|parcel| parcel.state.iter().map(|(id, state)| (id.clone(), state.clone())).collect())
+            .unwrap_or_default()
+    }
+
     /// It has arrived: what was sent for this epoch stays as long as its owner, anything else goes.
-    pub(crate) fn arrived(&mut self, thing: &Thing, epoch: Epoch, far: Instant) {
+    pub(crate) fn arrived(&mut self, thing: &Thing, epoch: Epoch) {
         match self.kept.get_mut(thing) {
-            Some(parcel) if parcel.epoch == epoch => parcel.until = far,
+            Some(parcel) if parcel.epoch == epoch => parcel.until = None,
             Some(_) => self.drop_of(thing),
             None => {}
         }
@@ -84,8 +93,12 @@ impl Parcels {
     }
 
     fn expire(&mut self, now: Instant) {
-        let late: Vec<Thing> =
-            self.kept.iter().filter(|(_, parcel)| parcel.until <= now).map(|(thing, _)| thing.clone()).collect();
+        let late: Vec<Thing> = self
+            .kept
+            .iter()
+            .filter(|(_, parcel)| parcel.until.is_some_and(|until| until <= now))
+            .map(|(thing, _)| thing.clone())
+            .collect();
         late.iter().for_each(|thing| self.drop_of(thing));
     }
 }
@@ -124,7 +137,7 @@ mod tests {
         clock.advance(KEEP);
         parcels.put(thing("y"), Epoch(1), state(60), clock.now(), KEEP, 100).expect("the first is too old");
         assert_eq!(parcels.take(&thing("x"), "a", Epoch(1)), None);
-        parcels.arrived(&thing("y"), Epoch(2), clock.now());
+        parcels.arrived(&thing("y"), Epoch(2));
         assert_eq!(parcels.take(&thing("y"), "a", Epoch(1)), None, "it arrived under another epoch");
         assert_eq!(parcels.bytes, 0);
     }

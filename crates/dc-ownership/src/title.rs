@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -93,8 +93,12 @@ struct TitleState {
     epoch: Epoch,
     lease: Lease,
     strictness: Strictness,
-    over: std::sync::atomic::AtomicBool,
+    stage: AtomicU8,
 }
+
+const HELD: u8 = 0;
+const MOVING: u8 = 1;
+const OVER: u8 = 2;
 
 /// The owner is one no more, or cannot know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +108,12 @@ pub enum NotOwner {
     #[error("epoch {epoch}: the lease ran out before it was renewed")]
     LeaseOver {
         /// Under which epoch it was owned.
+        epoch: Epoch,
+    },
+    /// It is being handed over: what arrives is held until that is settled.
+    #[error("epoch {epoch}: being handed over")]
+    Moving {
+        /// Under which epoch it is owned.
         epoch: Epoch,
     },
     /// It was handed over, or taken.
@@ -117,7 +127,7 @@ pub enum NotOwner {
 impl Title {
     /// A title under `epoch`, good while `lease` runs.
     pub fn new(epoch: Epoch, lease: Lease, strictness: Strictness) -> Self {
-        Self(Arc::new(TitleState { epoch, lease, strictness, over: std::sync::atomic::AtomicBool::new(false) }))
+        Self(Arc::new(TitleState { epoch, lease, strictness, stage: AtomicU8::new(HELD) }))
     }
 
     /// The fencing token.
@@ -148,8 +158,10 @@ impl Title {
     /// still arrive). An available one holds until it is known to be [`end`](Self::end)ed.
     pub fn check(&self) -> Result<(), NotOwner> {
         let state = &*self.0;
-        if state.over.load(Ordering::Acquire) {
-            return Err(NotOwner::Moved { epoch: state.epoch });
+        match state.stage.load(Ordering::Acquire) {
+            HELD => {}
+            MOVING => return Err(NotOwner::Moving { epoch: state.epoch }),
+            _ => return Err(NotOwner::Moved { epoch: state.epoch }),
         }
         if state.strictness == Strictness::Strict && !state.lease.runs() {
             return Err(NotOwner::LeaseOver { epoch: state.epoch });
@@ -159,7 +171,22 @@ impl Title {
 
     /// Ends it: handed over, taken, or given up.
     pub fn end(&self) {
-        self.0.over.store(true, Ordering::Release);
+        self.0.stage.store(OVER, Ordering::Release);
+    }
+
+    /// It does not hold while it is being handed over: nothing new may start once its state was taken.
+    pub(crate) fn suspend(&self) {
+        self.change(HELD, MOVING);
+    }
+
+    /// The hand-over was given up: it holds again, unless it has ended.
+    pub(crate) fn resume(&self) {
+        self.change(MOVING, HELD);
+    }
+
+    fn change(&self, from: u8, to: u8) {
+        // An Err says that it has ended, or that there is nothing to change.
+        let _ = self.0.stage.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
     }
 }
 
@@ -206,7 +233,12 @@ mod tests {
         let title = Title::new(Epoch(3), lease(&clock, Duration::from_secs(8)), Strictness::Available);
         clock.advance(Duration::from_secs(3_600));
         assert_eq!(title.check(), Ok(()));
+        title.suspend();
+        assert_eq!(title.check(), Err(NotOwner::Moving { epoch: Epoch(3) }));
+        title.resume();
+        assert_eq!(title.check(), Ok(()));
         title.end();
+        title.resume();
         assert_eq!(title.check(), Err(NotOwner::Moved { epoch: Epoch(3) }));
     }
 }

@@ -1,0 +1,192 @@
+//! Sessions of others, as they are seen.
+
+use std::time::{Duration, Instant};
+
+use dc_core::Version;
+
+use super::{Core, Effect, timers::Timer};
+use crate::{
+    documents::{SessionDocument, Unit},
+    event::Change,
+    ids::SessionId,
+    session::Holder,
+};
+
+/// A session, as seen.
+#[derive(Debug)]
+pub(super) struct Seen {
+    id: SessionId,
+    /// `None` where the store has, or shows, nothing of it.
+    pub(super) version: Option<Version>,
+    /// What it said last.
+    pub(super) document: Option<SessionDocument>,
+    /// On this node's clock, when it was last seen to change; vanishing is a change.
+    pub(super) since: Instant,
+    /// When its tombstone was seen here.
+    pub(super) buried: Option<Instant>,
+    /// When it last showed a sign of life.
+    pub(super) alive: Option<Instant>,
+    pub(super) silent: bool,
+    pub(super) burying: bool,
+    pub(super) retry_at: Instant,
+    pub(super) failures: u32,
+}
+
+impl Seen {
+    fn absent(id: SessionId, now: Instant) -> Self {
+        Self {
+            id,
+            version: None,
+            document: None,
+            since: now,
+            buried: None,
+            alive: None,
+            silent: false,
+            burying: false,
+            retry_at: now,
+            failures: 0,
+        }
+    }
+
+    /// Where it is, unless it is known to be gone.
+    pub(super) fn holder(&self) -> Option<Holder> {
+        let document = self.document.as_ref().filter(|_| self.version.is_some() && self.buried.is_none())?;
+        Some(Holder {
+            session: self.id,
+            node: document.node,
+            data_center: document.dc.id().clone(),
+            endpoint: document.endpoint.clone(),
+        })
+    }
+
+    /// How long it may be silent.
+    pub(super) fn ttl(&self, own: Duration) -> Duration {
+        self.document.as_ref().map_or(own, |document| Duration::from_millis(document.ttl_ms))
+    }
+}
+
+impl Core {
+    pub(super) fn session_seen(&mut self, id: SessionId, document: SessionDocument, version: Version, now: Instant) {
+        self.raise_floor(document.floor, now);
+        let mine = self.own.id() == Some(id);
+        let seen = self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
+        if seen.buried.is_some() {
+            // A tombstone is never replaced: the store was set back, and its version will show it.
+            return;
+        }
+        let before = seen.document.as_ref().map(|before| (before.taking, before.groups.len()));
+        let news = before != Some((document.taking, document.groups.len())) || seen.version.is_none() || seen.silent;
+        let ttl = Duration::from_millis(document.ttl_ms);
+        seen.version = Some(version);
+        seen.since = now;
+        seen.alive = Some(now);
+        seen.silent = false;
+        seen.failures = 0;
+        seen.document = Some(document.clone());
+        if news {
+            self.live_stale = true;
+            self.out.dirty_sessions = true;
+            self.wake_orphans(now);
+        }
+        if mine {
+            self.own_seen(&document, version, now);
+        } else {
+            self.timers.at(now + ttl, Timer::Unit(Unit::Session(id)));
+        }
+    }
+
+    pub(super) fn session_buried(&mut self, id: SessionId, version: Version, now: Instant) {
+        let mine = self.own.id() == Some(id);
+        let seen = self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
+        seen.version = Some(version);
+        seen.since = now;
+        let first = seen.buried.is_none();
+        seen.buried.get_or_insert(now);
+        self.over.remove(&id);
+        self.live_stale = true;
+        self.out.dirty_sessions = true;
+        if first {
+            self.tell_ownerless(id);
+        }
+        if mine {
+            self.lose_session("others have put a tombstone in its place", now);
+            self.over.remove(&id);
+        }
+        for unit in self.named.get(&id).into_iter().flatten() {
+            self.timers.at(now, Timer::Unit(unit.clone()));
+        }
+        self.finish_stop(id);
+    }
+
+    pub(super) fn session_gone(&mut self, id: SessionId, now: Instant) {
+        if self.own.id() == Some(id) {
+            self.lose_session("the store has it no more", now);
+        }
+        self.over.remove(&id);
+        self.finish_stop(id);
+        let Some(seen) = self.sessions.get_mut(&id) else { return };
+        if seen.version.take().is_none() {
+            return;
+        }
+        seen.since = now;
+        seen.buried = None;
+        self.live_stale = true;
+        self.out.dirty_sessions = true;
+        self.timers.at(now, Timer::Unit(Unit::Session(id)));
+    }
+
+    /// An entry names a session: it is watched from now on, whether the store has it or not.
+    pub(super) fn name_session(&mut self, id: SessionId, unit: &Unit, now: Instant) {
+        self.named.entry(id).or_default().insert(unit.clone());
+        let known = self.sessions.contains_key(&id);
+        self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
+        if !known {
+            self.timers.at(now, Timer::Unit(Unit::Session(id)));
+        }
+    }
+
+    pub(super) fn unname_session(&mut self, id: SessionId, unit: &Unit) {
+        if let Some(units) = self.named.get_mut(&id) {
+            units.remove(unit);
+            if units.is_empty() {
+                self.named.remove(&id);
+                if self.sessions.get(&id).is_some_and(|seen| seen.version.is_none()) {
+                    self.sessions.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Whether a session's tombstone was seen, and when.
+    pub(super) fn buried_at(&self, id: SessionId) -> Option<Instant> {
+        self.sessions.get(&id)?.buried
+    }
+
+    fn tell_ownerless(&mut self, id: SessionId) {
+        let units: Vec<Unit> = self.named.get(&id).into_iter().flatten().cloned().collect();
+        for unit in units {
+            for (thing, owner) in self.entries_of(&unit) {
+                if owner.session == id {
+                    self.out.effects.push(Effect::Changed(Change { thing, from: Some(owner.epoch), to: None }));
+                }
+            }
+        }
+    }
+
+    pub(super) fn wake_orphans(&mut self, now: Instant) {
+        for unit in &self.orphans {
+            self.timers.at(now, Timer::Unit(unit.clone()));
+        }
+    }
+
+    /// Looks at everything again: this node may claim from now on.
+    pub(super) fn wake_all(&mut self, now: Instant) {
+        let groups = self.slots.keys().map(|(group, number)| Unit::Slots(*group, *number));
+        let names = self.names.keys().map(|name| Unit::Name(name.clone()));
+        let sessions = self.sessions.keys().map(|id| Unit::Session(*id));
+        let kinds = self.kinds.keys().map(|kind| Unit::Kind(kind.clone()));
+        for unit in groups.chain(names).chain(sessions).chain(kinds) {
+            self.timers.at(now, Timer::Unit(unit));
+        }
+    }
+}
