@@ -26,12 +26,14 @@ pub enum ConnectError {
 /// Opens the control plane that `url` names. A store that is away is no error: it is tried for ever (P12).
 ///
 /// - `sqlite:///path/to/file.db?namespace=..`
-/// - `nats://user:password@host:4222,host2:4222?bucket=..&replicas=3` (also `tls://`), and `credentials=/path`
-/// - `etcd://user:password@host:2379,host2:2379?namespace=..`
+/// - `nats://user:password@host:4222,host2:4222?bucket=..&replicas=3`, `token@host`, or with `credentials=/path` (a
+///   `.creds` file) or `nkey=/path` (a file with a seed); `inbox_prefix=..`; `tls://` for TLS
+/// - `etcd://user:password@host:2379,host2:2379?namespace=..`; `etcds://` for TLS
 /// - `memory://name`: one store of this process for each name
 ///
 /// Everywhere: `request_timeout=2s` (or `500ms`) and `require_at_start=true`; for NATS and etcd `strict=true`, and
-/// `ca`, `certificate`, `key` (paths of PEM files).
+/// `ca`, `certificate`, `key` (paths of PEM files), which mean TLS as well; without `ca`, the platform's roots are trusted.
+/// User and password may hold `%`-escapes. `docs/stores.md` says what rights the stores must give.
 ///
 /// # Errors
 ///
@@ -53,7 +55,7 @@ pub async fn connect(url: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
     match scheme {
         "sqlite" => sqlite(url).await,
         "nats" | "tls" => nats(url).await,
-        "etcd" => etcd(url).await,
+        "etcd" | "etcds" => etcd(url).await,
         "memory" => memory(url),
         _ => Err(refuse(url, "must begin with sqlite, nats, tls, etcd or memory, and `:`").into()),
     }
@@ -69,7 +71,7 @@ pub fn check_url(url: &str) -> Result<String, Invalid> {
         #[cfg(feature = "nats")]
         "nats" | "tls" => nats_config(url).map(|config| format!("{config:?}")),
         #[cfg(feature = "etcd")]
-        "etcd" => etcd_config(url).map(|config| format!("{config:?}")),
+        "etcd" | "etcds" => etcd_config(url).map(|config| format!("{config:?}")),
         _ => Err(refuse(url, "must begin with sqlite, nats, tls or etcd, and `:`")),
     }
 }
@@ -197,6 +199,13 @@ fn nats_config(url: &str) -> Result<dc_nats::NatsConfig, Invalid> {
     if let Some(path) = query.take("credentials") {
         config = config.credentials_file(path);
     }
+    if let Some(path) = query.take("nkey") {
+        let unreadable = |_| Invalid::new("nkey", path, "must be the path of a readable file with a seed");
+        config = config.nkey(std::fs::read_to_string(path).map_err(unreadable)?.trim());
+    }
+    if let Some(prefix) = query.take("inbox_prefix") {
+        config = config.inbox_prefix(prefix);
+    }
     if let Some(tls) = query.tls() {
         config = config.tls(tls);
     }
@@ -225,18 +234,22 @@ async fn etcd(url: &str) -> Result<Arc<dyn ControlPlane>, ConnectError> {
 
 #[cfg(feature = "etcd")]
 fn etcd_config(url: &str) -> Result<dc_etcd::EtcdConfig, Invalid> {
+    use dc_controlplane::config::unescape;
+
     let (base, mut query) = Query::split(url)?;
-    let hosts = base.strip_prefix("etcd://").ok_or_else(|| refuse(url, "must be `etcd://host:port`"))?;
+    let wrong = || refuse(url, "must be `etcd://host:port` or `etcds://host:port`");
+    let (scheme, hosts) = base.split_once("://").ok_or_else(wrong)?;
     let (user, hosts) = match hosts.rsplit_once('@') {
         None => (None, hosts),
         Some((user, hosts)) => {
             let (name, password) =
                 user.split_once(':').ok_or_else(|| refuse(url, "what stands before `@` must be `user:password`"))?;
-            (Some((name, password)), hosts)
+            let pair = unescape(name).zip(unescape(password));
+            (Some(pair.ok_or_else(|| refuse(url, "must hold legal %-escapes"))?), hosts)
         }
     };
     let tls = query.tls();
-    let scheme = if tls.is_some() { "https" } else { "http" };
+    let scheme = if tls.is_some() || scheme == "etcds" { "https" } else { "http" };
     let endpoints = hosts.split(',').map(|host| format!("{scheme}://{host}"));
     let mut config = dc_etcd::EtcdConfig::builder(endpoints);
     if let Some((name, password)) = user {
@@ -305,6 +318,8 @@ mod tests {
     fn a_shown_url_hides_its_password() {
         assert_eq!(shown("nats://me:secret@host:4222"), "nats://..@host:4222");
         assert_eq!(shown("sqlite:///a/b"), "sqlite:///a/b");
+        assert_eq!(shown("nats://me:sec?ret@host:4222?token=secret"), "nats://..@host:4222?..");
+        assert_eq!(shown("nats://host?token=secret"), "nats://host?..");
         // Malformed ones too.
         assert_eq!(shown("etcd:me:secret@host"), "..@host");
         assert_eq!(shown("etcd:me:secret://x@host"), "..@host");
@@ -323,6 +338,30 @@ mod tests {
         let (_, mut query) = Query::split("x:?t=5h&f=maybe").unwrap();
         assert!(query.duration("t").is_err());
         assert!(query.flag("f").is_err());
+    }
+
+    #[cfg(feature = "etcd")]
+    #[test]
+    fn etcds_and_files_mean_tls_and_escapes_are_undone() {
+        let config = etcd_config("etcds://me:s%40crt@a:1,b:2").unwrap();
+        assert_eq!(config.endpoints(), ["https://a:1", "https://b:2"]);
+        assert_eq!(etcd_config("etcd://a:1").unwrap().endpoints(), ["http://a:1"]);
+        let shown = format!("{config:?}");
+        assert!(shown.contains("me") && !shown.contains("s@crt") && !shown.contains("s%40crt"), "{shown}");
+        for url in ["etcds://me:s3cret%zz@a", "etcds://s3cret@a", "etcds://a?password=s3cret", "etcds://a?ca=/nowhere"] {
+            let err = etcd_config(url).unwrap_err();
+            assert!(!err.to_string().contains("s3cret"), "{err}");
+        }
+    }
+
+    #[cfg(feature = "nats")]
+    #[test]
+    fn nats_takes_a_seed_from_a_file_and_an_inbox_of_ones_own() {
+        let err = nats_config("nats://a?nkey=/nowhere/seed").unwrap_err();
+        assert_eq!(err.field, "nkey");
+        assert!(nats_config("tls://me:s3cret@a,b?inbox_prefix=_INBOX_me").is_ok());
+        assert_eq!(nats_config("nats://a?inbox_prefix=a.*").unwrap_err().field, "inbox prefix");
+        assert!(!nats_config("nats://a?token=s3cret").unwrap_err().to_string().contains("s3cret"));
     }
 
     #[cfg(feature = "memory")]
