@@ -66,11 +66,15 @@ impl Counters {
     }
 
     fn count_drop(&self, from: SocketAddr, why: Dropped) {
-        let counter = match why {
-            Dropped::Garbage | Dropped::Version | Dropped::Stranger => &self.strangers,
-            Dropped::Key => &self.keys,
-            Dropped::Malformed | Dropped::TooMany => &self.malformed,
+        let (counter, reason) = match why {
+            Dropped::Garbage | Dropped::Version | Dropped::Stranger => (&self.strangers, "stranger"),
+            Dropped::Key => (&self.keys, "key"),
+            Dropped::Malformed | Dropped::TooMany => (&self.malformed, "malformed"),
         };
+        #[cfg(feature = "metrics")]
+        metrics::counter!("multidc_gossip_dropped_total", "reason" => reason).increment(1);
+        #[cfg(not(feature = "metrics"))]
+        let _ = reason;
         let count = counter.fetch_add(1, Ordering::Relaxed) + 1;
         if count.is_power_of_two() {
             // Said at 1, 2, 4, .. so that a stream of them does not fill the log.

@@ -140,6 +140,72 @@ async fn gossip_is_sealed_with_a_shared_key_and_others_are_kept_out() {
     assert_eq!(stats.dropped_malformed, 0);
 }
 
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn datagrams_with_a_wrong_key_are_counted_for_metrics() {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        time::Duration,
+    };
+
+    use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+    /// Counts what is dropped for its key.
+    #[derive(Default)]
+    struct Dropped(AtomicU64);
+
+    impl CounterFn for Dropped {
+        fn increment(&self, by: u64) {
+            self.0.fetch_add(by, Ordering::Relaxed);
+        }
+        fn absolute(&self, _: u64) {}
+    }
+
+    struct Only(Arc<Dropped>);
+
+    impl Recorder for Only {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            let wanted = key.name() == "multidc_gossip_dropped_total"
+                && key.labels().any(|label| (label.key(), label.value()) == ("reason", "key"));
+            if wanted { Counter::from_arc(Arc::clone(&self.0)) } else { Counter::noop() }
+        }
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    let dropped = Arc::new(Dropped::default());
+    let recorder = Only(Arc::clone(&dropped));
+    // The runtime of this test has one thread, which all of its tasks run on.
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let mut plan = Plan::new(&[]);
+    plan.config = plan.config.gossip_key(GossipKey::new([1; 32]));
+    let node = plan.start().await;
+    let mut plan = Plan::new(&[node.endpoint()]);
+    plan.config = plan.config.gossip_key(GossipKey::new([2; 32]));
+    let stranger = plan.start().await;
+    stranger.sees("its own cluster", |view| view.joined).await;
+    let counted = async {
+        while dropped.0.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, counted).await.expect("counted in time");
+    let counted = dropped.0.load(Ordering::Relaxed);
+    let stats = node.cluster.gossip_stats().dropped_keys + stranger.cluster.gossip_stats().dropped_keys;
+    assert!(counted <= stats, "metrics say {counted}, the node {stats}");
+    assert!(include_str!("../../../../docs/metrics.md").contains("`multidc_gossip_dropped_total`"));
+}
+
 #[tokio::test]
 async fn garbage_on_the_port_is_counted_and_harms_nothing() {
     let nodes = cluster(2, &Network::default()).await;
