@@ -204,3 +204,12 @@ mod on_the_machines_clock {
     dc_controlplane::conformance_tests!(Files { clock: BootClock::new() }, without: [cut, skew]);
     dc_controlplane::ownership_conformance_tests!(Files { clock: BootClock::new() }, without: [cut]);
 }
+
+/// `cargo test -p dc-sqlite --release --test conformance what_documents_cost -- --ignored --nocapture`
+#[test]
+#[ignore = "measures for a minute and a half"]
+fn what_documents_cost() {
+    dc_controlplane::conformance::run(async {
+        dc_controlplane::conformance::measure_documents(Files { clock: BootClock::new() }, true).await;
+    });
+}

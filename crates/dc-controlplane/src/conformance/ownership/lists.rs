@@ -10,18 +10,28 @@ use super::super::{
 use super::ground::*;
 use crate::{
     ControlPlane, Expected,
-    ownership::{Document, Keep, OwnershipStore},
+    ownership::{Document, Keep, OwnershipStore, Swap},
 };
 
 /// Creates this many documents, several at a time; all under `n/`.
 pub(super) async fn fill(documents: &dyn OwnershipStore, count: usize) -> (Vec<Document>, Version) {
-    let created: Vec<Document> = stream::iter(0..count)
-        .map(|n| async move { create(documents, &format!("n/name-{n}"), &n.to_string()).await })
-        .buffer_unordered(50)
-        .collect()
-        .await;
+    let created: Vec<Document> =
+        stream::iter(0..count).map(|n| created_at_last(documents, n)).buffer_unordered(50).collect().await;
     let newest = created.iter().map(|document| document.version).max_by_key(|version| version.revision);
     (created, newest.expect("at least one"))
+}
+
+/// Creates one of many: on a machine that has much else to do, an answer may be lost now and then.
+async fn created_at_last(documents: &dyn OwnershipStore, n: usize) -> Document {
+    let (key, body) = (key(&format!("n/name-{n}")), body(&n.to_string()));
+    loop {
+        match documents.compare_and_set(&key, Expected::Absent, body.clone(), Keep::Forever).await {
+            Ok(Swap::Done(version)) => return Document { key, body, version },
+            Ok(Swap::Refused(Some(stored))) if stored.body == body => return stored,
+            Err(err) if err.is_outage() => {}
+            other => panic!("a creation: {other:?}"),
+        }
+    }
 }
 
 /// O5: an empty store lists nothing, and says as of when.
@@ -71,7 +81,7 @@ pub async fn o5_the_list_says_as_of_when_and_leaves_out_what_is_gone(harness: im
     let stays = again(&*documents, &create(&*documents, "n/stays", "1").await, "2").await;
     let removed = remove(&*documents, &gone).await;
     let listed = ground.listed_documents(&*documents, "n/", removed).await;
-    assert_eq!(listed.documents, [stays.clone()], "O5: as of {}, removed at {removed}", listed.as_of);
+    assert_eq!(listed.documents, std::slice::from_ref(&stays), "O5: as of {}, removed at {removed}", listed.as_of);
     assert!(listed.as_of >= stays.version, "O5: as of {}, holds {}", listed.as_of, stays.version);
     ground.harness.advance(ground.harness.ttl() * 2 + plane.capabilities().expiry_granularity).await;
     ground.absent(&*documents, &short.key).await;
@@ -109,9 +119,13 @@ pub async fn o5_three_thousand_documents_cost_few_requests(harness: impl Harness
 
     let (_, newest) = fill(&*documents, 3_000).await;
     ground.listed_documents(&*documents, "n/", newest).await;
-    let before = ground.harness.requests(&ground.store).await;
-    let listed = documents.list("n/").await.expect("list").documents.len();
-    let cost = ground.harness.requests(&ground.store).await - before;
+    let (listed, cost) = ground
+        .until("a list in the time of one call", async || {
+            let before = ground.harness.requests(&ground.store).await;
+            let listed = documents.list("n/").await.ok()?.documents.len();
+            Some((listed, ground.harness.requests(&ground.store).await - before))
+        })
+        .await;
     assert_eq!(listed, 3_000);
     assert!(cost <= 3 * 10, "O5: a list of 3,000 documents cost {cost} requests");
 

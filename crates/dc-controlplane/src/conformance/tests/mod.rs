@@ -1,7 +1,10 @@
 //! The suite against planes that are broken on purpose: each defect must be found by the check that bears its number.
 
+mod ownership;
 #[expect(unreachable_pub, reason = "in its own crate it is public")]
 mod shelf;
+#[expect(unreachable_pub, reason = "in its own crate it is public")]
+mod shelf_documents;
 mod shelf_harness;
 
 use std::{
@@ -485,9 +488,18 @@ fn a_hook_that_is_not_offered_fails_its_tests_and_says_what_to_do() {
 }
 
 #[test]
+fn o1_a_plane_that_does_not_say_otherwise_has_no_documents() {
+    super::run(async {
+        let bench = Bench::with(Defect::None);
+        assert!(bench.open(&bench.fresh().await).await.ownership().is_none());
+    });
+}
+
+#[test]
 fn the_backend_that_the_docs_show_is_the_one_that_is_tested() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/write-a-backend.md");
     let page = std::fs::read_to_string(path).expect("docs/write-a-backend.md");
     let shown: Vec<&str> = page.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(shown, [include_str!("shelf.rs"), include_str!("shelf_harness.rs")], "copy the files into {path}");
+    let tested = [include_str!("shelf.rs"), include_str!("shelf_documents.rs"), include_str!("shelf_harness.rs")];
+    assert_eq!(shown, tested, "copy the files into {path}");
 }

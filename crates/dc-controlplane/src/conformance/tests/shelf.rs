@@ -7,9 +7,11 @@ use std::{
 use async_trait::async_trait;
 use dc_controlplane::{
     Capabilities, ControlPlane, Durability, Error, Expected, HeldIntent, Listing, StateChange, StatePlan, Watch,
-    Writer, codec, plan_state,
+    Writer, codec, ownership::OwnershipStore, plan_state,
 };
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, Lease, SharedClock, StoreId, Version};
+
+use super::shelf_documents::{Documents, ShelfOwnership};
 
 /// The store: in your backend, a server.
 #[derive(Debug)]
@@ -19,17 +21,24 @@ pub struct Shelf {
     revision: u64,
     records: BTreeMap<DataCenterId, (Vec<u8>, Version, Lease)>,
     intents: BTreeMap<DataCenterId, (Vec<u8>, Version)>,
+    /// Of the second trait.
+    pub(super) documents: Documents,
 }
 
 impl Shelf {
     pub fn new() -> Arc<Mutex<Self>> {
         let id = StoreId(rand::random());
-        Arc::new(Mutex::new(Self { id, revision: 0, records: BTreeMap::new(), intents: BTreeMap::new() }))
+        let (records, intents, documents) = (BTreeMap::new(), BTreeMap::new(), Documents::default());
+        Arc::new(Mutex::new(Self { id, revision: 0, records, intents, documents }))
     }
 
-    fn next(&mut self) -> Version {
-        self.revision += 1;
+    pub(super) fn as_of(&self) -> Version {
         Version::new(self.id, self.revision)
+    }
+
+    pub(super) fn next(&mut self) -> Version {
+        self.revision += 1;
+        self.as_of()
     }
 
     /// The live record: one whose lease has not ended on the store's own clock (P3).
@@ -69,7 +78,7 @@ impl ShelfControlPlane {
         Self { shelf: shelf.clone(), clock }
     }
 
-    fn shelf(&self) -> (MutexGuard<'_, Shelf>, Instant) {
+    pub(super) fn shelf(&self) -> (MutexGuard<'_, Shelf>, Instant) {
         (self.shelf.lock().unwrap_or_else(PoisonError::into_inner), self.clock.now())
     }
 }
@@ -140,8 +149,7 @@ impl ControlPlane for ShelfControlPlane {
 
     async fn list_all(&self) -> Result<Listing, Error> {
         let (shelf, now) = self.shelf();
-        let as_of = Version::new(shelf.id, shelf.revision);
-        let mut listing = Listing { as_of, records: vec![], intents: vec![], skipped: vec![] };
+        let mut listing = Listing { as_of: shelf.as_of(), records: vec![], intents: vec![], skipped: vec![] };
         for id in shelf.records.keys() {
             match shelf.live(id, now) {
                 Ok(record) => listing.records.extend(record),
@@ -172,5 +180,9 @@ impl ControlPlane for ShelfControlPlane {
         shelf.next();
         shelf.records.remove(id);
         Ok(())
+    }
+
+    fn ownership(&self) -> Option<Arc<dyn OwnershipStore>> {
+        Some(Arc::new(ShelfOwnership(self.clone())))
     }
 }

@@ -43,3 +43,7 @@ impl Harness for Shelves {
 }
 
 dc_controlplane::conformance_tests!(Shelves(ManualClock::new()), without: [requests, raw, outage, freeze, wipe, cut, skew]);
+dc_controlplane::ownership_conformance_tests!(
+    Shelves(ManualClock::new()),
+    without: [requests, raw, outage, freeze, wipe, cut]
+);
