@@ -4,15 +4,21 @@ use std::time::Duration;
 
 use dc_controlplane::{Capabilities, Durability, Error};
 
+use etcd_client::GetOptions;
+
 use crate::{
     BACKEND, EtcdConfig,
     connect::{Call, Repeat, Servers},
+    keys::Keys,
 };
 
 /// etcd looks for expired leases twice a second and deletes through its log; a second covers both.
 const EXPIRY_LAG: Duration = Duration::from_secs(1);
 /// What a server with the default election timeout (1 s) grants at least.
 pub(crate) const DEFAULT_LEAST_TTL: Duration = Duration::from_secs(2);
+
+/// A history this long is compacted by nobody: many hours of a system with ownership.
+const LONG_HISTORY: i64 = 500_000;
 
 /// What holds before any server was heard.
 pub(crate) fn unheard() -> Capabilities {
@@ -75,6 +81,9 @@ pub(crate) async fn audit(servers: &Servers, config: &EtcdConfig, call: &Call) -
     if let Some(status) = &status {
         findings.extend(space_findings(status.errors(), status.db_size(), status.db_size_quota()));
     }
+    if let Some(status) = &status {
+        findings.extend(history_finding(servers, config, call, status.header().map_or(0, |h| h.revision())).await?);
+    }
     if servers.authentication_off() {
         findings.push("a user is configured, but the servers' authentication is switched off".to_owned());
     }
@@ -82,6 +91,32 @@ pub(crate) async fn audit(servers: &Servers, config: &EtcdConfig, call: &Call) -
         findings.push("the user's password travels unencrypted: use https endpoints".to_owned());
     }
     Ok(Found { capabilities: Capabilities { replicas, findings, ..unheard() }, honest_progress })
+}
+
+/// Each renewal of a session is a revision: a store that never forgets any is full some day.
+async fn history_finding(
+    servers: &Servers,
+    config: &EtcdConfig,
+    call: &Call,
+    newest: i64,
+) -> Result<Option<String>, Error> {
+    if newest <= LONG_HISTORY {
+        return Ok(None);
+    }
+    let (key, old) = (Keys::new(config.namespace()).store(), newest - LONG_HISTORY);
+    let read = servers
+        .send_raw(call, Repeat::Harmless, |client| {
+            let (key, options) = (key.clone(), GetOptions::new().with_revision(old).with_keys_only());
+            async move { client.kv_client().get(key, Some(options)).await }
+        })
+        .await?;
+    // Compacted, or not to be asked by this user.
+    Ok(read.is_ok().then(|| {
+        format!(
+            "the last {LONG_HISTORY} revisions are still kept: compact them, by `--auto-compaction-retention=1h` say, \
+             or the database fills up"
+        )
+    }))
 }
 
 /// Whether the user is known, but may not ask this; a wrong password is another matter.

@@ -1,11 +1,17 @@
 //! Where things stand in etcd: `<namespace>/records/<id>` and the like, as [`codec`] names them.
 
-use dc_controlplane::{Corrupt, HeldIntent, codec};
+use dc_controlplane::{
+    Corrupt, HeldIntent, codec,
+    ownership::{Document, DocumentKey},
+};
 use dc_core::{DataCenterId, DataCenterRecord, StoreId, Version};
 use etcd_client::KeyValue;
 
 /// Prefix of goodbyes: `gone/<id>`, written in the revision that deregisters and deleted with its lease.
 const GONE: &str = "gone/";
+
+/// Prefix of ownership documents: `~own/<key>`. It sorts behind everything else, so that what is not theirs is one range.
+const DOCUMENTS: &str = "~own/";
 
 /// The keys of one namespace.
 #[derive(Clone, Debug)]
@@ -45,13 +51,39 @@ impl Keys {
         format!("{}{}", self.prefix, codec::STORE_ID)
     }
 
-    /// The whole namespace: first key, and the first key beyond.
+    /// The whole namespace but the documents: first key, and the first key beyond.
     pub(crate) fn range(&self) -> (Vec<u8>, Vec<u8>) {
-        let mut end = self.prefix.clone().into_bytes();
-        // The prefix ends in a slash; `0` follows it.
-        end.pop();
-        end.push(b'/' + 1);
-        (self.prefix.clone().into_bytes(), end)
+        (self.prefix.clone().into_bytes(), format!("{}~", self.prefix).into_bytes())
+    }
+
+    pub(crate) fn document(&self, key: &DocumentKey) -> String {
+        format!("{}{DOCUMENTS}{key}", self.prefix)
+    }
+
+    /// The documents under `prefix`: first key, and the first key beyond.
+    pub(crate) fn documents(&self, prefix: &str) -> (Vec<u8>, Vec<u8>) {
+        let start = format!("{}{DOCUMENTS}{prefix}", self.prefix).into_bytes();
+        let mut end = start.clone();
+        // A prefix is ASCII, and never empty here: what follows its last byte begins what lies beyond.
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        (start, end)
+    }
+
+    /// The document key that `key` stands for, and what stands there.
+    pub(crate) fn read_document(&self, store: StoreId, kv: &KeyValue) -> Result<Document, Corrupt> {
+        let key = self.document_key(kv.key())?;
+        let body = bytes::Bytes::copy_from_slice(kv.value());
+        Ok(Document { key, version: version(store, kv), body })
+    }
+
+    pub(crate) fn document_key(&self, key: &[u8]) -> Result<DocumentKey, Corrupt> {
+        let corrupt = |why: String| Corrupt { key: String::from_utf8_lossy(key).into_owned(), why };
+        let text = std::str::from_utf8(key).map_err(|err| corrupt(err.to_string()))?;
+        let rest = text.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix(DOCUMENTS));
+        let rest = rest.ok_or_else(|| corrupt("is no document of this namespace".to_owned()))?;
+        rest.parse().map_err(|err: dc_core::Invalid| corrupt(err.to_string()))
     }
 
     pub(crate) fn place(&self, key: &[u8]) -> Place {

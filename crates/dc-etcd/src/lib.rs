@@ -13,9 +13,13 @@
 //! | P5 | a watch goes on at the revision after the last one delivered; what was compacted ends it |
 //! | P6 | one range over the namespace |
 //! | P7 | a version check and a keepalive of that version's lease, sent together; a renewal leaves `mod_revision` alone |
+//! | O1, O2 | a document's version is its key's `mod_revision` too; one transaction writes it, or reads what stands there |
+//! | O3 | a document that is kept for a time has a lease of its own, of twice that time, which its next writes reuse |
+//! | O5, O6 | pages of 1,000; watched as the records are, on a range of their own |
 //! | P10 | `deregister` deletes and leaves a goodbye in the same revision, by which watchers tell it from expiry |
 //!
-//! Reading order: [`EtcdConfig`], [`EtcdControlPlane`], then `plane` (the calls), `lease`, `store`, `watch`, `connect`.
+//! Reading order: [`EtcdConfig`], [`EtcdControlPlane`], then `plane` (the calls), `lease`, `store`, `watch`, `connect`; for
+//! the documents `ownership`.
 
 mod audit;
 mod config;
@@ -24,6 +28,7 @@ mod error;
 mod handshake;
 mod keys;
 mod lease;
+mod ownership;
 mod plane;
 mod store;
 mod watch;

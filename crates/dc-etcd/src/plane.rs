@@ -11,7 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use dc_controlplane::{
-    Capabilities, ControlPlane, Error, Expected, Listing, StateChange, StatePlan, Watch, Writer, codec, plan_state,
+    Capabilities, ControlPlane, Error, Expected, Listing, StateChange, StatePlan, Watch, Writer, codec,
+    ownership::OwnershipStore, plan_state,
 };
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, StoreId, Version};
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
@@ -24,6 +25,7 @@ use crate::{
     error, handshake,
     keys::{self, Keys, Place},
     lease::{self, Held, Leases},
+    ownership::{DocumentLeases, EtcdOwnership},
     store::{Incarnation, Mark, first_got},
     watch,
 };
@@ -33,7 +35,7 @@ const PAGE: i64 = 2_100;
 /// The largest answer that is taken: a page of records with a thousand endpoints each.
 pub(crate) const LARGEST_ANSWER: usize = 256 << 20;
 /// How often a call starts over because the store turned out to be another one.
-const ROUNDS: usize = 3;
+pub(crate) const ROUNDS: usize = 3;
 
 /// The control plane over etcd. Cheap to clone; clones share their connections.
 ///
@@ -66,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) store: Incarnation,
     pub(crate) leases: Leases,
+    pub(crate) document_leases: DocumentLeases,
     capabilities: RwLock<Known>,
     /// Whether the servers are new enough for a watch's progress to be relied on (P5).
     pub(crate) honest_progress: AtomicBool,
@@ -80,7 +83,7 @@ struct Known {
     least_ttl: Duration,
 }
 
-/// Everything in the namespace, at one revision.
+/// Everything in a range of the namespace, at one revision.
 pub(crate) struct Contents {
     pub(crate) mark: Mark,
     pub(crate) revision: i64,
@@ -116,6 +119,7 @@ impl EtcdControlPlane {
             servers,
             store: Incarnation::default(),
             leases: Leases::default(),
+            document_leases: DocumentLeases::default(),
             capabilities: RwLock::new(Known { told: audit::unheard(), least_ttl: audit::DEFAULT_LEAST_TTL }),
             honest_progress: AtomicBool::new(false),
             starting: tokio::sync::Mutex::new(()),
@@ -238,6 +242,10 @@ impl ControlPlane for EtcdControlPlane {
         let call = Call::new("deregister");
         self.bounded(&call, self.shared.remove(&call, id, version)).await
     }
+
+    fn ownership(&self) -> Option<Arc<dyn OwnershipStore>> {
+        Some(Arc::new(EtcdOwnership::new(&self.shared)))
+    }
 }
 
 impl Shared {
@@ -297,7 +305,7 @@ impl Shared {
     }
 
     /// As [`txn`](Self::txn), with the client's own error where a server refused.
-    async fn txn_raw(
+    pub(crate) async fn txn_raw(
         &self,
         call: &Call,
         repeat: Repeat,
@@ -337,7 +345,7 @@ impl Shared {
     }
 
     /// The store as it is after an answer that was taken by `mark`'s: the same, unless it was found rolled back.
-    async fn store_after(&self, call: &Call, mark: Mark) -> Result<StoreId, Error> {
+    pub(crate) async fn store_after(&self, call: &Call, mark: Mark) -> Result<StoreId, Error> {
         match self.store.current() {
             Some(store) if store == mark.store => Ok(store),
             _ => Ok(self.ready(call).await?.store),
@@ -345,7 +353,7 @@ impl Shared {
     }
 
     /// Reads one key: one request, linearizable.
-    async fn read(&self, call: &Call, key: &str) -> Result<(StoreId, Option<KeyValue>, i64), Error> {
+    pub(crate) async fn read(&self, call: &Call, key: &str) -> Result<(StoreId, Option<KeyValue>, i64), Error> {
         for _ in 0..ROUNDS {
             let mark = self.ready(call).await?;
             let then = vec![TxnOp::get(key, None)];
@@ -525,7 +533,7 @@ impl Shared {
     }
 
     /// Renews a lease; false where it does not exist.
-    async fn keep_alive(&self, call: &Call, lease: i64) -> Result<bool, Error> {
+    pub(crate) async fn keep_alive(&self, call: &Call, lease: i64) -> Result<bool, Error> {
         let answer = self
             .servers
             .send_raw(call, Repeat::Fenced, |client| async move { client.lease_client().keep_alive(lease).await })
@@ -595,7 +603,7 @@ impl Shared {
 }
 
 /// The `mod_revision` that `expected` stands for in `store`, 0 for absence; `None` where it is of another store.
-fn comparable(store: StoreId, expected: Expected) -> Option<i64> {
+pub(crate) fn comparable(store: StoreId, expected: Expected) -> Option<i64> {
     match expected {
         Expected::Absent => Some(0),
         // No record stands at revision 0: etcd would read it as absence.

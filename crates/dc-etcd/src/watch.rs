@@ -18,9 +18,9 @@ use std::{
 };
 
 use dc_controlplane::{Error, HeldIntent, Removal, Watch, WatchEvent};
-use dc_core::{DataCenterId, Intent, Version};
-use etcd_client::{Event, EventType, WatchOptions, WatchResponse, WatchStream};
-use futures::StreamExt;
+use dc_core::{DataCenterId, Intent, StoreId, Version};
+use etcd_client::{Event, EventType, KeyValue, WatchOptions, WatchResponse, WatchStream};
+use futures::{StreamExt, stream::BoxStream};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info, warn};
@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 use crate::{
     connect::{Call, Repeat},
     error::{self, Fate},
-    keys::{self, Place},
+    keys::{self, Keys, Place},
     plane::{Answer, Contents, LARGEST_ANSWER, Shared},
     store::Mark,
 };
@@ -38,12 +38,44 @@ const BUFFER: usize = 256;
 /// The first and the longest pause between two attempts to go on.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Starts to follow the namespace from `contents` on.
+/// What a watch shows of the namespace.
+pub(crate) trait View: Send + Sync + 'static {
+    type Event: Send + 'static;
+
+    /// The keys that it follows: the first, and the first beyond.
+    fn range(&self, keys: &Keys) -> (Vec<u8>, Vec<u8>);
+
+    /// What is there at first, in version order, and the end of the replay.
+    fn replay(&self, keys: &Keys, store: StoreId, kvs: &[KeyValue], as_of: Version) -> Vec<Self::Event>;
+
+    /// The events of one response: whole revisions, in order; and whether the store is still the one of `mark`.
+    fn changes(&self, shared: &Shared, mark: Mark, events: &[&Event]) -> (Vec<Self::Event>, Store);
+
+    fn in_step() -> Self::Event;
+}
+
+/// What a watched change says of the store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Store {
+    Same,
+    Another,
+}
+
+/// Starts to follow the records from `contents` on.
 pub(crate) fn start(shared: Arc<Shared>, contents: Contents) -> Watch {
+    start_view(shared, contents, Records)
+}
+
+/// Starts to follow what `view` shows, from `contents` on.
+pub(crate) fn start_view<V: View>(
+    shared: Arc<Shared>,
+    contents: Contents,
+    view: V,
+) -> BoxStream<'static, Result<V::Event, Error>> {
     let (events, receiver) = mpsc::channel(BUFFER);
     tokio::spawn(async move {
         let until_dropped = events.clone();
-        let following = Follower::new(shared, contents.mark, contents.revision, events.clone()).run(contents);
+        let following = Follower::new(shared, view, &contents, events.clone()).run(contents);
         tokio::select! {
             () = until_dropped.closed() => {}
             end = following => {
@@ -75,10 +107,11 @@ impl End {
 
 type QuorumRead = Pin<Box<dyn Future<Output = Result<Option<i64>, Error>> + Send>>;
 
-struct Follower {
+struct Follower<V: View> {
     shared: Arc<Shared>,
+    view: V,
     mark: Mark,
-    events: mpsc::Sender<Result<WatchEvent, Error>>,
+    events: mpsc::Sender<Result<V::Event, Error>>,
     /// The revision to go on at.
     next: i64,
     /// Everything up to this revision was delivered by the present connection, or lay before it.
@@ -91,10 +124,11 @@ struct Follower {
     alive: bool,
 }
 
-impl Follower {
-    fn new(shared: Arc<Shared>, mark: Mark, revision: i64, events: mpsc::Sender<Result<WatchEvent, Error>>) -> Self {
-        let member = shared.servers.preferred();
-        Self { shared, mark, events, next: revision + 1, delivered: revision, wanted: None, member, alive: false }
+impl<V: View> Follower<V> {
+    fn new(shared: Arc<Shared>, view: V, contents: &Contents, events: mpsc::Sender<Result<V::Event, Error>>) -> Self {
+        let (mark, revision, member) = (contents.mark, contents.revision, shared.servers.preferred());
+        let next = revision + 1;
+        Self { shared, view, mark, events, next, delivered: revision, wanted: None, member, alive: false }
     }
 
     async fn run(mut self, contents: Contents) -> End {
@@ -121,21 +155,11 @@ impl Follower {
     async fn replay(&mut self, contents: Contents) -> Result<(), End> {
         let mut kvs = contents.kvs;
         kvs.sort_by_key(etcd_client::KeyValue::mod_revision);
-        for kv in &kvs {
-            let event = match self.shared.keys.place(kv.key()) {
-                Place::Record(id) => {
-                    keys::record(self.mark.store, &id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Put)
-                }
-                Place::Intent(id) => {
-                    keys::intent(self.mark.store, id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Intent)
-                }
-                Place::Foreign(corrupt) => WatchEvent::Skipped(corrupt),
-                Place::Store | Place::Gone(_) => continue,
-            };
+        let as_of = Version::new(self.mark.store, keys::unsigned(contents.revision));
+        for event in self.view.replay(&self.shared.keys, self.mark.store, &kvs, as_of) {
             self.emit(event).await?;
         }
-        let as_of = self.version(contents.revision);
-        self.emit(WatchEvent::ReplayDone { as_of }).await
+        Ok(())
     }
 
     /// Follows one connection to its end.
@@ -194,7 +218,7 @@ impl Follower {
             Ok(None) => return Err(other_store()),
             Err(err) => return Err(outage(err)),
         }
-        let (start, end) = self.shared.keys.range();
+        let (start, end) = self.view.range(&self.shared.keys);
         // From a revision that exists: etcd tells no progress to a watch that begins in the future.
         let options = WatchOptions::new().with_range(end).with_start_revision(self.next - 1);
         let opening = async {
@@ -240,7 +264,7 @@ impl Follower {
     async fn in_step(&mut self) -> Result<(), End> {
         if self.wanted.is_some_and(|wanted| self.delivered >= wanted) {
             self.wanted = None;
-            self.emit(WatchEvent::InStep).await?;
+            self.emit(V::in_step()).await?;
         }
         Ok(())
     }
@@ -262,7 +286,14 @@ impl Follower {
         match response.events().last().and_then(Event::kv) {
             Some(last) => {
                 let last = last.mod_revision();
-                self.changes(&fresh).await?;
+                let (told, store) = self.view.changes(&self.shared, self.mark, &fresh);
+                for event in told {
+                    self.emit(event).await?;
+                }
+                if store == Store::Another {
+                    self.shared.store.is_another(self.mark);
+                    return Err(other_store());
+                }
                 self.delivered = self.delivered.max(last);
                 self.next = self.next.max(last + 1);
             }
@@ -303,60 +334,7 @@ impl Follower {
         }
     }
 
-    /// Yields the events of one response: whole revisions, in order.
-    async fn changes(&mut self, events: &[&Event]) -> Result<(), End> {
-        // A goodbye stands in the revision of the deletion that it explains.
-        let mut goodbyes: HashSet<(DataCenterId, i64)> = HashSet::new();
-        for event in events.iter().filter(|event| event.event_type() == EventType::Put) {
-            if let Some(kv) = event.kv()
-                && let Place::Gone(id) = self.shared.keys.place(kv.key())
-            {
-                goodbyes.insert((id, kv.mod_revision()));
-            }
-        }
-        for event in events {
-            let Some(kv) = event.kv() else { continue };
-            let (store, revision) = (self.mark.store, kv.mod_revision());
-            let put = event.event_type() == EventType::Put;
-            let event = match self.shared.keys.place(kv.key()) {
-                Place::Record(id) if put => {
-                    keys::record(store, &id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Put)
-                }
-                // Removed by hand looks like expiry: both leave no goodbye.
-                Place::Record(id) => {
-                    let said = goodbyes.contains(&(id.clone(), revision));
-                    let why = if said { Removal::Deregistered } else { Removal::Expired };
-                    WatchEvent::Removed { id, version: self.version(revision), why }
-                }
-                Place::Intent(id) if put => {
-                    keys::intent(store, id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Intent)
-                }
-                // Removed by hand: none means serve (P8).
-                Place::Intent(id) => {
-                    let version = self.version(revision);
-                    WatchEvent::Intent(HeldIntent { id, intent: Intent::default(), version })
-                }
-                Place::Store if put && keys::store_id(kv) == Ok(store) => continue,
-                Place::Store => {
-                    self.shared.store.is_another(self.mark);
-                    return Err(other_store());
-                }
-                Place::Foreign(corrupt) if put => WatchEvent::Skipped(corrupt),
-                Place::Foreign(_) | Place::Gone(_) => continue,
-            };
-            if let WatchEvent::Skipped(corrupt) = &event {
-                warn!(%corrupt, "something that cannot be decoded was written");
-            }
-            self.emit(event).await?;
-        }
-        Ok(())
-    }
-
-    fn version(&self, revision: i64) -> Version {
-        Version::new(self.mark.store, keys::unsigned(revision))
-    }
-
-    async fn emit(&self, event: WatchEvent) -> Result<(), End> {
+    async fn emit(&self, event: V::Event) -> Result<(), End> {
         self.events.send(Ok(event)).await.map_err(|_| End::Dropped)
     }
 }
@@ -375,4 +353,75 @@ fn other_store() -> End {
 
 fn outage(err: Error) -> End {
     if err.is_outage() { End::Broken(err.to_string()) } else { End::Failed(err) }
+}
+
+/// The records and intents.
+struct Records;
+
+impl View for Records {
+    type Event = WatchEvent;
+
+    fn range(&self, keys: &Keys) -> (Vec<u8>, Vec<u8>) {
+        keys.range()
+    }
+
+    fn replay(&self, keys: &Keys, store: StoreId, kvs: &[KeyValue], as_of: Version) -> Vec<WatchEvent> {
+        let shown = kvs.iter().filter_map(|kv| match keys.place(kv.key()) {
+            Place::Record(id) => Some(keys::record(store, &id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Put)),
+            Place::Intent(id) => Some(keys::intent(store, id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Intent)),
+            Place::Foreign(corrupt) => Some(WatchEvent::Skipped(corrupt)),
+            Place::Store | Place::Gone(_) => None,
+        });
+        shown.chain([WatchEvent::ReplayDone { as_of }]).collect()
+    }
+
+    fn changes(&self, shared: &Shared, mark: Mark, events: &[&Event]) -> (Vec<WatchEvent>, Store) {
+        // A goodbye stands in the revision of the deletion that it explains.
+        let mut goodbyes: HashSet<(DataCenterId, i64)> = HashSet::new();
+        for event in events.iter().filter(|event| event.event_type() == EventType::Put) {
+            if let Some(kv) = event.kv()
+                && let Place::Gone(id) = shared.keys.place(kv.key())
+            {
+                goodbyes.insert((id, kv.mod_revision()));
+            }
+        }
+        let mut told = Vec::with_capacity(events.len());
+        for event in events {
+            let Some(kv) = event.kv() else { continue };
+            let (store, revision) = (mark.store, kv.mod_revision());
+            let put = event.event_type() == EventType::Put;
+            let event = match shared.keys.place(kv.key()) {
+                Place::Record(id) if put => {
+                    keys::record(store, &id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Put)
+                }
+                // Removed by hand looks like expiry: both leave no goodbye.
+                Place::Record(id) => {
+                    let said = goodbyes.contains(&(id.clone(), revision));
+                    let why = if said { Removal::Deregistered } else { Removal::Expired };
+                    WatchEvent::Removed { id, version: keys::version(store, kv), why }
+                }
+                Place::Intent(id) if put => {
+                    keys::intent(store, id, kv).map_or_else(WatchEvent::Skipped, WatchEvent::Intent)
+                }
+                // Removed by hand: none means serve (P8).
+                Place::Intent(id) => {
+                    let version = keys::version(store, kv);
+                    WatchEvent::Intent(HeldIntent { id, intent: Intent::default(), version })
+                }
+                Place::Store if put && keys::store_id(kv) == Ok(store) => continue,
+                Place::Store => return (told, Store::Another),
+                Place::Foreign(corrupt) if put => WatchEvent::Skipped(corrupt),
+                Place::Foreign(_) | Place::Gone(_) => continue,
+            };
+            if let WatchEvent::Skipped(corrupt) = &event {
+                warn!(%corrupt, "something that cannot be decoded was written");
+            }
+            told.push(event);
+        }
+        (told, Store::Same)
+    }
+
+    fn in_step() -> WatchEvent {
+        WatchEvent::InStep
+    }
 }

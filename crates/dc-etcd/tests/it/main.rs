@@ -14,6 +14,7 @@ mod costs;
 mod credentials;
 mod faults;
 mod leases;
+mod ownership;
 mod proxy;
 mod rights;
 mod samples;

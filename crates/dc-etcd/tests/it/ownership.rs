@@ -1,0 +1,24 @@
+//! The suite of the ownership documents, on a single server and on three members.
+
+use crate::conformance::{Single, Three};
+
+mod single {
+    dc_controlplane::ownership_conformance_tests!(super::Single);
+}
+
+mod three_members {
+    // outage, freeze, wipe, requests: on a single server, as for the control plane.
+    dc_controlplane::ownership_conformance_tests!(super::Three, without: [requests, outage, freeze, wipe]);
+}
+
+/// `cargo test -p dc-etcd --release --test it ownership::what_documents_cost -- --ignored --nocapture --test-threads 1`
+#[test]
+#[ignore = "measures for a minute and a half"]
+fn what_documents_cost() {
+    dc_controlplane::conformance::run(async {
+        println!("one server:");
+        dc_controlplane::conformance::measure_documents(Single, true).await;
+        println!("three members:");
+        dc_controlplane::conformance::measure_documents(Three, false).await;
+    });
+}
