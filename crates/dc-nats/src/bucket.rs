@@ -13,7 +13,7 @@ use std::{
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use dc_controlplane::{Capabilities, Corrupt, Durability, Error};
+use dc_controlplane::{Capabilities, Corrupt, Durability, Error, ownership::MAX_DOCUMENT};
 use dc_core::{SharedClock, StoreId, Version};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -30,6 +30,9 @@ use crate::{
 /// ended ones at most a second apart (measured on 2.15: 0.3 s). Nothing ends while the servers are down: then they take
 /// as long from their return, and an election.
 pub(crate) const GRANULARITY: Duration = Duration::from_secs(2);
+
+/// The longest ownership document (O7), and its headers.
+const LARGEST_MESSAGE: usize = MAX_DOCUMENT + 4_096;
 
 /// What is known of the bucket, as of one connection.
 #[derive(Debug)]
@@ -111,7 +114,8 @@ impl Bucket {
         // Before the leader is asked: what is acknowledged meanwhile proves nothing.
         let highest = self.highest();
         let info = self.open(call).await?;
-        let audit = audit(&info.config, &self.config);
+        let mut audit = audit(&info.config, &self.config);
+        audit.findings.extend(payload_finding(self.wire.link.client().server_info().max_payload));
         if !audit.impossible.is_empty() {
             return Err(cannot_work(audit.impossible));
         }
@@ -541,6 +545,13 @@ fn impossible(stream: &Map<String, Value>, bucket: &str) -> Vec<String> {
     reasons
 }
 
+/// What is wrong with the largest message that the servers take.
+fn payload_finding(max_payload: usize) -> Option<String> {
+    (max_payload < LARGEST_MESSAGE).then(|| {
+        format!("the servers' max_payload is {max_payload} bytes: ownership documents of up to {MAX_DOCUMENT} may be refused")
+    })
+}
+
 /// What is unsafe about a bucket's replicas and storage, or other than configured.
 fn findings(stream: &Map<String, Value>, config: &NatsConfig) -> Vec<String> {
     let bucket = &config.bucket;
@@ -563,6 +574,10 @@ fn findings(stream: &Map<String, Value>, config: &NatsConfig) -> Vec<String> {
                 number(stream, field)
             ));
         }
+    }
+    let largest = number(stream, "max_msg_size");
+    if largest > 0 && usize::try_from(largest).is_ok_and(|largest| largest < LARGEST_MESSAGE) {
+        findings.push(format!("the bucket {bucket} has max_msg_size {largest}: ownership documents may be refused"));
     }
     if stream.get("persist_mode").and_then(Value::as_str) == Some("async") {
         findings.push(format!("the bucket {bucket} persists asynchronously: a crash may take back accepted writes"));
@@ -644,6 +659,7 @@ mod tests {
             ("subject_delete_marker_ttl", json!(5_000_000_000_u64), "markers for 5s"),
             ("max_bytes", json!(1_000_000), "max_bytes"),
             ("persist_mode", json!("async"), "asynchronously"),
+            ("max_msg_size", json!(65_536), "max_msg_size 65536"),
         ] {
             let mut stream = made();
             stream.insert(field.to_owned(), value);
@@ -651,6 +667,12 @@ mod tests {
             assert!(audit.impossible.is_empty() && audit.mends.is_empty(), "{field}: {audit:?}");
             assert!(audit.findings.iter().any(|finding| finding.contains(word)), "{field}: {audit:?}");
         }
+    }
+
+    #[test]
+    fn p13_servers_that_take_no_ownership_documents_are_found() {
+        assert!(payload_finding(65_536).is_some_and(|finding| finding.contains("65536")));
+        assert_eq!(payload_finding(1 << 20), None, "the servers' default");
     }
 
     #[test]

@@ -8,13 +8,24 @@
 //! The kind and the id are tokens of their own, for NATS grants rights by tokens:
 //! `$KV.<bucket>.*.*.intents.>` is what an operator writes, `$KV.<bucket>.*.*.records.<id>`
 //! what the nodes of one datacenter write (`docs/stores.md`).
+//!
+//! The document of ownership under `n/x` lies under `own.<shard>.<shard>.<shard>.n.x`:
+//! three shard tokens, since there are many names, and a `.` for each `/`.
 
-use dc_controlplane::{Corrupt, codec};
+use dc_controlplane::{Corrupt, codec, ownership::DocumentKey};
 use dc_core::DataCenterId;
 
 /// How many shards a bucket is read in: all at once, or ever smaller shares, up to one for each pair of tokens.
 pub(crate) const PAGE_STEPS: [usize; 5] = [1, 4, 16, 64, 256];
 
+/// The same for ownership documents: one for each triple of tokens at last.
+pub(crate) const DOCUMENT_STEPS: [usize; 7] = [1, 4, 16, 64, 256, 1_024, 4_096];
+
+/// What keys of documents begin with, before the shards.
+const DOCUMENTS: &str = "own.";
+/// What begins the keys of documents that are written all the time: sessions. A watch that is shown them too knows
+/// at once, not only after an idle while, how far it is, however much else is written.
+const SESSIONS: &str = "own.*.*.*.s.>";
 /// What keys of records begin with behind the shards; `codec`'s prefixes, but as tokens.
 const RECORDS: &str = "records.";
 const INTENTS: &str = "intents.";
@@ -36,6 +47,7 @@ pub(crate) enum Key {
     Store,
     Record(DataCenterId),
     Intent(DataCenterId),
+    Document(DocumentKey),
     /// Not ours, or damaged.
     Foreign(Corrupt),
 }
@@ -53,6 +65,65 @@ impl Keys {
     /// Every key of the bucket.
     pub(crate) fn all(&self) -> String {
         format!("{}>", self.prefix)
+    }
+
+    /// What a watch of the records is shown: all records and intents, the store's id, and sessions.
+    pub(crate) fn watched(&self) -> Vec<String> {
+        let subject = |filter: String| format!("{}{filter}", self.prefix);
+        let (records, intents) = (format!("*.*.{RECORDS}>"), format!("*.*.{INTENTS}>"));
+        vec![subject(records), subject(intents), subject(SESSIONS.to_owned()), self.store()]
+    }
+
+    pub(crate) fn document(&self, key: &DocumentKey) -> String {
+        let [high, middle, low] = document_shard(key.as_str());
+        format!("{}{DOCUMENTS}{high}.{middle}.{low}.{}", self.prefix, key.as_str().replace('/', "."))
+    }
+
+    /// What a watch of the documents under `prefix` is shown: they, perhaps more, and the store's id.
+    pub(crate) fn watched_documents(&self, prefix: &str) -> Vec<String> {
+        let parts = whole_parts(prefix);
+        let documents = match parts.split('.').next() {
+            Some("") | None => vec![format!("{}{DOCUMENTS}>", self.prefix)],
+            Some("s") => vec![format!("{}{SESSIONS}", self.prefix)],
+            Some(_) => {
+                vec![format!("{}{DOCUMENTS}*.*.*.{parts}>", self.prefix), format!("{}{SESSIONS}", self.prefix)]
+            }
+        };
+        documents.into_iter().chain([self.store()]).collect()
+    }
+
+    /// The subjects of page `page` of `pages` (one of [`DOCUMENT_STEPS`]) of the documents under `prefix`, perhaps with
+    /// more; each has the store's id as well.
+    pub(crate) fn document_page(&self, prefix: &str, pages: usize, page: usize) -> Vec<String> {
+        let parts = whole_parts(prefix);
+        let subject = |shards: &str| format!("{}{DOCUMENTS}{shards}.{parts}>", self.prefix);
+        let share = |of: usize| page * of / pages..(page + 1) * of / pages;
+        let mut subjects: Vec<String> = match pages {
+            1 => vec![subject("*.*.*")],
+            4 | 16 => share(16).map(|n| subject(&format!("{}.*.*", HEX[n]))).collect(),
+            64 | 256 => share(256).map(|n| subject(&format!("{}.{}.*", HEX[n >> 4], HEX[n & 15]))).collect(),
+            _ => share(4_096)
+                .map(|n| subject(&format!("{}.{}.{}", HEX[n >> 8], HEX[(n >> 4) & 15], HEX[n & 15])))
+                .collect(),
+        };
+        subjects.push(self.store());
+        subjects
+    }
+
+    /// The document key that `rest`, which follows [`DOCUMENTS`], stands for.
+    fn read_document(rest: &str) -> Result<DocumentKey, String> {
+        let (Some(shards), Some(key)) = (rest.get(..6), rest.get(6..)) else {
+            return Err("no document of ours".to_owned());
+        };
+        let key: DocumentKey = match key.contains('/') {
+            true => return Err("holds a slash".to_owned()),
+            false => key.replace('.', "/").parse().map_err(|err: dc_core::Invalid| err.to_string())?,
+        };
+        let [high, middle, low] = document_shard(key.as_str());
+        match shards == format!("{high}.{middle}.{low}.") {
+            true => Ok(key),
+            false => Err("lies in the wrong shard".to_owned()),
+        }
     }
 
     pub(crate) fn store(&self) -> String {
@@ -84,6 +155,9 @@ impl Keys {
             return Key::Store;
         }
         let foreign = |why: &str| Key::Foreign(Corrupt { key: key.to_owned(), why: why.to_owned() });
+        if let Some(rest) = key.strip_prefix(DOCUMENTS) {
+            return Self::read_document(rest).map_or_else(|why| foreign(&why), Key::Document);
+        }
         let Some((shards, rest)) = key.get(..4).zip(key.get(4..)) else {
             return foreign("no key of ours");
         };
@@ -107,9 +181,8 @@ impl Keys {
     /// nothing is found would not tell as of when that is.
     pub(crate) fn page(&self, pages: usize, page: usize) -> Vec<String> {
         let mut subjects = match pages {
-            1 => return vec![self.all()],
             // Shares of the 16 first tokens, or of the 256 pairs.
-            4 | 16 => self.share(16 / pages, page, |n| HEX[n].to_owned()),
+            1 | 4 | 16 => self.share(16 / pages, page, |n| HEX[n].to_owned()),
             _ => self.share(256 / pages, page, |n| format!("{}.{}", HEX[n / 16], HEX[n % 16])),
         };
         subjects.push(self.store());
@@ -121,9 +194,26 @@ impl Keys {
     }
 }
 
-/// FNV-1a, 32 bit, folded to one byte: stable for ever, since it decides where a record lies.
+/// The whole parts that `prefix` ends, as tokens: `n/a` is `n.`, for a token is matched as a whole or not at all.
+fn whole_parts(prefix: &str) -> String {
+    prefix.rsplit_once('/').map_or_else(String::new, |(parts, _)| format!("{}.", parts.replace('/', ".")))
+}
+
+/// FNV-1a, 32 bit: stable for ever, since it decides where a record lies.
+fn hash(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Three digits of the hash, folded to twelve bits.
+fn document_shard(key: &str) -> [&'static str; 3] {
+    let hash = hash(key);
+    let bits = (hash ^ (hash >> 12) ^ (hash >> 24)) as usize & 0xfff;
+    [HEX[bits >> 8], HEX[(bits >> 4) & 15], HEX[bits & 15]]
+}
+
+/// The hash, folded to one byte.
 fn shard(id: &str) -> [&'static str; 2] {
-    let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = hash(id);
     let byte = (hash ^ (hash >> 8) ^ (hash >> 16) ^ (hash >> 24)) as usize & 0xff;
     [HEX[byte >> 4], HEX[byte & 0xf]]
 }
@@ -139,12 +229,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_foreign_or_writes_back_alike(key in "([0-9a-f]\\.[0-9a-f]\\.)?(records\\.|intents\\.|records/|meta\\.store|)[a-z=/.0-9A-F\u{e4}-]{0,12}") {
+        fn garbage_is_foreign_or_writes_back_alike(key in "(own\\.)?([0-9a-f]\\.){0,3}(records\\.|intents\\.|records/|meta\\.store|)[a-z=/.0-9A-F\u{e4}-]{0,12}") {
             let keys = Keys::new("b");
             let subject = format!("$KV.b.{key}");
             match keys.read(&subject) {
                 Key::Record(id) => prop_assert_eq!(keys.record(&id), subject),
                 Key::Intent(id) => prop_assert_eq!(keys.intent(&id), subject),
+                Key::Document(key) => prop_assert_eq!(keys.document(&key), subject),
                 Key::Store => prop_assert_eq!(keys.store(), subject),
                 Key::Foreign(corrupt) => prop_assert_eq!(corrupt.key, key),
             }
@@ -230,6 +321,40 @@ mod tests {
         let used: BTreeSet<_> = (0..4_000).map(|n| shard(&format!("eu/dc-{n}"))).collect();
         assert!(used.len() > 240, "{}", used.len());
         assert_eq!((shard("eu/dc-1"), shard("dc")), (["5", "9"], ["b", "f"]), "stored keys depend on it");
+    }
+
+    fn document(text: &str) -> DocumentKey {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn o5_documents_read_back_and_lie_on_one_page_of_every_step() {
+        let keys = Keys::new("multidc");
+        let samples = ["n/a", "n/Ledger=207", "s/00ff", "g/grp/17", "x", "n/a/b/c"].map(document);
+        let many = (0..10).map(|n| document(&format!("n/name-{n}")));
+        for key in samples.into_iter().chain(many) {
+            let subject = keys.document(&key);
+            assert_eq!(keys.read(&subject), Key::Document(key.clone()));
+            assert!(!matches("$KV.multidc.*.*.records.>", &subject) && !matches("$KV.multidc.*.*.intents.>", &subject));
+            let parts: Vec<_> = key.as_str().match_indices('/').map(|(at, _)| &key.as_str()[..=at]).collect();
+            for prefix in [""].into_iter().chain(parts).chain([&key.as_str()[..key.as_str().len() - 1]]) {
+                let watched = keys.watched_documents(prefix);
+                let hits = watched.iter().filter(|filter| matches(filter, &subject)).count();
+                assert_eq!(hits, 1, "{subject} under {prefix:?}: {watched:?}");
+                for pages in DOCUMENT_STEPS {
+                    let filters = (0..pages).flat_map(|page| keys.document_page(prefix, pages, page));
+                    let hits = filters.filter(|filter| matches(filter, &subject)).count();
+                    assert_eq!(hits, 1, "{subject} under {prefix:?} with {pages} pages");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn o5_document_shards_are_spread_and_stay_where_they_are() {
+        let used: BTreeSet<_> = (0..40_000).map(|n| document_shard(&format!("n/name-{n}"))).collect();
+        assert!(used.len() > 4_000, "{}", used.len());
+        assert_eq!(document_shard("n/a"), ["1", "4", "9"], "stored keys depend on it");
     }
 
     #[test]

@@ -25,19 +25,27 @@
 //! - Markers live for `marker_ttl`; a watch that was away longer, or finds the store behind what it delivered,
 //!   or another store, ends with `WatchLost` (P5).
 //!
+//! # Ownership documents
+//!
+//! They lie in the same bucket, under `own.`, and are counted by the same sequence (O1). A write is one publish that
+//! names the subject's last sequence; one that is to be kept for a time carries that as its TTL (O3), so that a session
+//! is renewed by one request. A refusal names a sequence only: what is stored is read after it, until the replica that
+//! answers is as new (O2). A list is read by shards (O5). A watch is that of the records, with other subjects (O6).
+//!
 //! # What an account must be allowed
 //!
 //! `docs/stores.md` has the lists for nodes, operators and whoever makes the bucket, and the tests run with them: publish
 //! to the API of the bucket's stream, to its consumers, and to the keys that are to be written; subscribe to an inbox.
 //!
 //! Reading order: [`NatsConfig`], `keys`, `connect` (the link), `wire` (requests), `quorum`, `bucket` (settings and
-//! store id), `plane` (the contract), `watch`.
+//! store id), `plane` (the contract), `watch`, `ownership` (the documents).
 
 mod bucket;
 mod config;
 mod connect;
 mod error;
 mod keys;
+mod ownership;
 mod plane;
 mod quorum;
 mod watch;

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dc_controlplane::{
     Capabilities, ControlPlane, Corrupt, Error, Expected, HeldIntent, Listing, StateChange, StatePlan, TokioClock,
-    Watch, Writer, codec, plan_state,
+    Watch, Writer, codec, ownership::OwnershipStore, plan_state,
 };
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, SharedClock, StoreId, Version};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -24,13 +24,14 @@ use crate::{
     connect::Link,
     error::{Call, Failure},
     keys::{Key, Keys, PAGE_STEPS},
+    ownership::NatsOwnership,
     quorum::PROOF_AGE,
     watch,
     wire::{Ack, KV_OPERATION, Read, Stored, Wire, write_headers},
 };
 
 /// How many pages of a list are asked for at a time.
-const PAGES_AT_ONCE: usize = 16;
+pub(crate) const PAGES_AT_ONCE: usize = 16;
 
 /// The control plane on NATS JetStream; see the crate's header for how it keeps the guarantees.
 ///
@@ -45,6 +46,8 @@ pub(crate) struct Inner {
     pub(crate) clock: SharedClock,
     /// Into how many pages the bucket had to be cut for the last list: an index of [`PAGE_STEPS`].
     step: AtomicUsize,
+    /// The same for ownership documents: an index of `DOCUMENT_STEPS`.
+    pub(crate) document_step: AtomicUsize,
 }
 
 impl fmt::Debug for NatsControlPlane {
@@ -73,7 +76,7 @@ impl NatsControlPlane {
         let wire = Wire { link, keys: Keys::new(&config.bucket) };
         let clock: SharedClock = Arc::new(TokioClock);
         let bucket = Bucket::new(wire, config, Arc::clone(&clock));
-        let inner = Inner { bucket, clock, step: AtomicUsize::new(0) };
+        let inner = Inner { bucket, clock, step: AtomicUsize::new(0), document_step: AtomicUsize::new(0) };
         let plane = Self { inner: Arc::new(inner) };
         if require || plane.inner.bucket.wire.link.is_connected() {
             match plane.store().await {
@@ -148,6 +151,10 @@ impl ControlPlane for NatsControlPlane {
         let call = self.inner.call("deregister");
         self.inner.bounded(&call, self.inner.remove(&call, id, version)).await
     }
+
+    fn ownership(&self) -> Option<Arc<dyn OwnershipStore>> {
+        Some(Arc::new(NatsOwnership::new(&self.inner)))
+    }
 }
 
 /// What lies under a record's key.
@@ -163,11 +170,15 @@ impl Inner {
         Call::new(operation, self.bucket.limit())
     }
 
-    async fn bounded<T>(&self, call: &Call, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub(crate) async fn bounded<T>(
+        &self,
+        call: &Call,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         self.bucket.wire.bounded(call, work).await
     }
 
-    fn keys(&self) -> &Keys {
+    pub(crate) fn keys(&self) -> &Keys {
         &self.bucket.wire.keys
     }
 
@@ -235,7 +246,7 @@ impl Inner {
     }
 
     /// The id of the store that answered: the one known, unless the answer shows another, or none.
-    async fn store_of(&self, call: &Call, known: StoreId, read: &Read) -> Result<StoreId, Error> {
+    pub(crate) async fn store_of(&self, call: &Call, known: StoreId, read: &Read) -> Result<StoreId, Error> {
         let subject = self.keys().store();
         let shown = read.messages.iter().find(|message| message.subject == subject && message.removal.is_none());
         let shown = shown.map(|message| parse_store_id(&message.payload)).transpose()?;
@@ -245,7 +256,7 @@ impl Inner {
         Ok(self.bucket.refresh(call).await?.store)
     }
 
-    fn unanswered(&self, call: &Call, failure: Failure) -> Error {
+    pub(crate) fn unanswered(&self, call: &Call, failure: Failure) -> Error {
         match failure {
             Failure::Final(err) => err,
             other => call.backend(other.to_string()),
@@ -387,7 +398,7 @@ impl Inner {
     /// What a message of the bucket says; `None` for what is nobody's business but ours.
     pub(crate) fn understand(&self, message: &Stored, store: StoreId) -> Result<Option<Item>, Corrupt> {
         match self.keys().read(&message.subject) {
-            Key::Store => Ok(None),
+            Key::Store | Key::Document(_) => Ok(None),
             Key::Record(id) => self.decode(&id, message, store).map(|record| Some(Item::Record(Box::new(record)))),
             Key::Intent(id) => {
                 let intent = codec::decode_intent(self.keys().key(&message.subject), &message.payload)?;

@@ -1,7 +1,8 @@
 //! The watch: a push consumer on the bucket, made anew whenever it breaks.
 //!
-//! Owns the order and completeness of what is delivered (P5), the sign of life
-//! (C4) and the watcher's own timing of leases (P4). async-nats has an ordered
+//! Owns the order and completeness of what is delivered (P5, O6), the sign of life
+//! (C4) and the watcher's own timing of leases (P4). What the messages mean is a
+//! [`View`]'s: that of the records stands here, that of the documents in `ownership`. async-nats has an ordered
 //! consumer, but it hides the idle heartbeats, and it resumes without asking
 //! whether the store still is what it was.
 
@@ -9,9 +10,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
-use dc_controlplane::{Error, HeldIntent, Removal, Watch, WatchEvent};
+use dc_controlplane::{Error, Removal, Watch, WatchEvent};
 use dc_core::{DataCenterId, Lease, StoreId, Version};
-use futures::{StreamExt, future::BoxFuture};
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Instant;
@@ -22,7 +23,7 @@ use crate::{
     bucket::{GRANULARITY, Pause, Ready, parse_store_id},
     config::whole_seconds,
     error::{Call, Failure},
-    keys::Key,
+    keys::{Key, Keys},
     plane::{Inner, Item},
     quorum::{PROOF_AGE, Quorum},
     wire::{Stored, is_idle_heartbeat, number, removal, text},
@@ -40,25 +41,54 @@ const SILENCE: Duration = Duration::from_secs(6);
 /// How many events may wait for a slow reader before the server is held up.
 const CAPACITY: usize = 1_024;
 
-/// Opens a watch: the first consumer is made before this returns.
+/// What a watch shows of the bucket.
+pub(crate) trait View: Send + Sync + 'static {
+    type Event: Send + 'static;
+
+    /// The subjects that it needs, which do not overlap; the store's id is one of them.
+    fn filters(&self, keys: &Keys) -> Vec<String>;
+
+    /// What one message of the bucket, not the store's id, says to the reader. `replayed`: whether the replay is over.
+    fn take(&mut self, inner: &Inner, store: StoreId, stored: Stored, replayed: bool) -> Vec<Self::Event>;
+
+    /// What is over without a word of the server, which showed at `contact` that it has nothing more to say. Traces of
+    /// removals go after `traces`.
+    fn expire(&mut self, contact: Instant, traces: Duration) -> Vec<Self::Event>;
+
+    fn replay_done(as_of: Version) -> Self::Event;
+
+    fn in_step() -> Self::Event;
+}
+
+/// Opens a watch of the records.
 pub(crate) async fn open(inner: &Arc<Inner>, call: &Call) -> Result<Watch, Error> {
+    open_view(inner, call, Records::default()).await
+}
+
+/// Opens a watch: the first consumer is made before this returns.
+pub(crate) async fn open_view<V: View>(
+    inner: &Arc<Inner>,
+    call: &Call,
+    view: V,
+) -> Result<BoxStream<'static, Result<V::Event, Error>>, Error> {
     let ready = inner.bucket.ready(call).await?;
     if ready.replicated {
         // A replica that is cut off from the others would replay what was once there.
         inner.bucket.quorum(call, PROOF_AGE).await?;
     }
-    let consumer = Consumer::create(inner, call, Start::LastOfEach).await?;
+    let filters = view.filters(&inner.bucket.wire.keys);
+    let consumer = Consumer::create(inner, call, &filters, Start::LastOfEach).await?;
     let (events, receiver) = mpsc::channel(CAPACITY);
     let now = inner.clock.now();
     let watcher = Watcher {
         inner: Arc::clone(inner),
+        view,
+        filters,
         events,
         store: ready.store,
         created: ready.created.clone(),
         marker_ttl: ready.marker_ttl,
         replicated: ready.replicated,
-        known: HashMap::new(),
-        gone: HashMap::new(),
         last: 0,
         replayed: false,
         contact: now,
@@ -90,7 +120,7 @@ struct Consumer {
 }
 
 impl Consumer {
-    async fn create(inner: &Inner, call: &Call, start: Start) -> Result<Self, Error> {
+    async fn create(inner: &Inner, call: &Call, filters: &[String], start: Start) -> Result<Self, Error> {
         let wire = &inner.bucket.wire;
         let mut pause = Pause::default();
         loop {
@@ -101,7 +131,7 @@ impl Consumer {
             let name = format!("multidc-{:016x}", rand::random::<u64>());
             let messages = client.subscribe(inbox.clone()).await.map_err(|err| call.backend(err))?;
             let operation = format!("CONSUMER.CREATE.{}.{name}", wire.keys.stream());
-            let body = settings(wire.keys.stream(), &wire.keys.all(), &name, &inbox, start);
+            let body = settings(wire.keys.stream(), filters, &name, &inbox, start);
             match wire.api::<serde_json::Value>(call, &operation, Some(&body)).await {
                 Ok(_) => return Ok(Self { name, messages, delivered: 0, connects }),
                 Err(Failure::Final(err)) => return Err(err),
@@ -119,14 +149,14 @@ impl Consumer {
 }
 
 /// An ephemeral, unacknowledged push consumer in the server's memory.
-fn settings(stream: &str, filter: &str, name: &str, inbox: &str, start: Start) -> serde_json::Value {
+fn settings(stream: &str, filters: &[String], name: &str, inbox: &str, start: Start) -> serde_json::Value {
     let mut config = json!({
         "name": name,
         "deliver_subject": inbox,
         "deliver_policy": "last_per_subject",
         "ack_policy": "none",
         "max_deliver": 1,
-        "filter_subject": filter,
+        "filter_subjects": filters,
         "replay_policy": "instant",
         "flow_control": true,
         "idle_heartbeat": nanos(IDLE_HEARTBEAT),
@@ -151,16 +181,23 @@ struct Known {
     lease: Lease,
 }
 
-struct Watcher {
-    inner: Arc<Inner>,
-    events: mpsc::Sender<Result<WatchEvent, Error>>,
-    store: StoreId,
-    created: String,
-    marker_ttl: Duration,
+/// The records and intents.
+#[derive(Default)]
+struct Records {
     /// Every live record that was delivered and not removed: a mirror of the store.
     known: HashMap<DataCenterId, Known>,
     /// What was told as gone, and when: a tombstone is followed by the marker of its own end.
     gone: HashMap<DataCenterId, Instant>,
+}
+
+struct Watcher<V: View> {
+    inner: Arc<Inner>,
+    view: V,
+    filters: Vec<String>,
+    events: mpsc::Sender<Result<V::Event, Error>>,
+    store: StoreId,
+    created: String,
+    marker_ttl: Duration,
     /// The last sequence that was delivered.
     last: u64,
     replayed: bool,
@@ -186,7 +223,7 @@ enum End {
     Lost(String),
 }
 
-impl Watcher {
+impl<V: View> Watcher<V> {
     async fn run(mut self, mut consumer: Consumer) {
         loop {
             let end = self.follow(&mut consumer).await;
@@ -278,7 +315,7 @@ impl Watcher {
                 }
                 // With one message for each key, what follows is the last of each.
                 let start = if self.last > 0 { Start::At(self.last + 1) } else { Start::LastOfEach };
-                Ok(Ok(Consumer::create(&inner, &call, start).await?))
+                Ok(Ok(Consumer::create(&inner, &call, &self.filters, start).await?))
             };
             let outcome = tokio::select! {
                 () = self.events.closed() => return Err(End::Dropped),
@@ -411,77 +448,20 @@ impl Watcher {
             return Err(End::Lost(why));
         }
         self.contact = self.contact.max(at);
-        self.expire().await?;
-        self.send(WatchEvent::InStep).await
+        // A tombstone lives as long as a marker, and then leaves one.
+        for event in self.view.expire(self.contact, self.marker_ttl * 3) {
+            self.send(event).await?;
+        }
+        self.send(V::in_step()).await
     }
 
     async fn deliver(&mut self, stored: Stored) -> Result<(), End> {
-        let key = self.inner.bucket.wire.keys.read(&stored.subject);
-        if let Some(why) = stored.removal {
-            return match key {
-                Key::Record(id) => self.removed(id, Version::new(self.store, stored.sequence), why).await,
-                _ => Ok(()),
-            };
-        }
-        if key == Key::Store {
+        if stored.removal.is_none() && self.inner.bucket.wire.keys.read(&stored.subject) == Key::Store {
             let same = parse_store_id(&stored.payload).is_ok_and(|store| store == self.store);
             return if same { Ok(()) } else { Err(End::Lost("the store's id was replaced".to_owned())) };
         }
-        match self.inner.understand(&stored, self.store) {
-            Ok(Some(Item::Record(record))) => {
-                let lease = Lease::new(self.inner.clock.now(), whole_seconds(record.ttl) + GRANULARITY);
-                self.gone.remove(record.id());
-                self.known.insert(record.id().clone(), Known { version: record.version, lease });
-                self.send(WatchEvent::Put(*record)).await
-            }
-            Ok(Some(Item::Intent(held))) => self.send_intent(held).await,
-            Ok(None) => Ok(()),
-            Err(corrupt) => {
-                self.send(WatchEvent::Skipped(corrupt)).await?;
-                // What cannot be decoded took the place of what could.
-                match key {
-                    Key::Record(id) => {
-                        self.removed(id, Version::new(self.store, stored.sequence), Removal::Unknown).await
-                    }
-                    _ => Ok(()),
-                }
-            }
-        }
-    }
-
-    async fn send_intent(&self, held: HeldIntent) -> Result<(), End> {
-        self.send(WatchEvent::Intent(held)).await
-    }
-
-    /// Tells of a removal, once.
-    ///
-    /// Also that of a record which was not shown: its writes may have been overwritten before they were pushed, but the
-    /// reader may have it from a list. During the replay its absence says enough.
-    async fn removed(&mut self, id: DataCenterId, version: Version, why: Removal) -> Result<(), End> {
-        let shown = self.known.remove(&id).is_some();
-        let told = self.gone.insert(id.clone(), self.inner.clock.now()).is_some();
-        if shown || (self.replayed && !told) {
-            self.send(WatchEvent::Removed { id, version, why }).await
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Removes what should have expired long since: by now the server showed that it has no renewal (P4).
-    async fn expire(&mut self) -> Result<(), End> {
-        let now = self.contact;
-        // A tombstone lives as long as a marker, and then leaves one.
-        let traces = self.marker_ttl * 3;
-        self.gone.retain(|_, told| now.saturating_duration_since(*told) < traces);
-        let ended: Vec<_> =
-            self.known.iter().filter(|(_, known)| known.lease.is_expired(now)).map(|(id, _)| id.clone()).collect();
-        for id in ended {
-            if let Some(known) = self.known.remove(&id) {
-                tracing::warn!(%id, "the server did not tell that this lease has ended");
-                let (version, why) = (known.version, Removal::Expired);
-                self.gone.insert(id.clone(), now);
-                self.send(WatchEvent::Removed { id, version, why }).await?;
-            }
+        for event in self.view.take(&self.inner, self.store, stored, self.replayed) {
+            self.send(event).await?;
         }
         Ok(())
     }
@@ -492,7 +472,7 @@ impl Watcher {
             self.last = self.last.max(position);
         }
         let as_of = Version::new(self.store, self.last);
-        self.send(WatchEvent::ReplayDone { as_of }).await
+        self.send(V::replay_done(as_of)).await
     }
 
     /// How far the consumer has looked, which may be beyond the last message that it found.
@@ -517,12 +497,89 @@ impl Watcher {
         (info.delivered.consumer_seq == consumer.delivered).then_some(info.delivered.stream_seq)
     }
 
-    async fn send(&self, event: WatchEvent) -> Result<(), End> {
+    async fn send(&self, event: V::Event) -> Result<(), End> {
         // A reader that holds us up for so long that traces of removals may go starts over when it comes back.
         match tokio::time::timeout(self.marker_ttl / 4, self.events.send(Ok(event))).await {
             Ok(sent) => sent.map_err(|_| End::Dropped),
             Err(_) => Err(End::Lost("the reader was too slow".to_owned())),
         }
+    }
+}
+
+impl View for Records {
+    type Event = WatchEvent;
+
+    fn filters(&self, keys: &Keys) -> Vec<String> {
+        keys.watched()
+    }
+
+    fn take(&mut self, inner: &Inner, store: StoreId, stored: Stored, replayed: bool) -> Vec<WatchEvent> {
+        let key = inner.bucket.wire.keys.read(&stored.subject);
+        let version = Version::new(store, stored.sequence);
+        if let Some(why) = stored.removal {
+            return match key {
+                Key::Record(id) => self.removed(inner, id, version, why, replayed).into_iter().collect(),
+                _ => Vec::new(),
+            };
+        }
+        match inner.understand(&stored, store) {
+            Ok(Some(Item::Record(record))) => {
+                let lease = Lease::new(inner.clock.now(), whole_seconds(record.ttl) + GRANULARITY);
+                self.gone.remove(record.id());
+                self.known.insert(record.id().clone(), Known { version: record.version, lease });
+                vec![WatchEvent::Put(*record)]
+            }
+            Ok(Some(Item::Intent(held))) => vec![WatchEvent::Intent(held)],
+            Ok(None) => Vec::new(),
+            Err(corrupt) => {
+                // What cannot be decoded took the place of what could.
+                let removed = match key {
+                    Key::Record(id) => self.removed(inner, id, version, Removal::Unknown, replayed),
+                    _ => None,
+                };
+                [WatchEvent::Skipped(corrupt)].into_iter().chain(removed).collect()
+            }
+        }
+    }
+
+    /// Removes what should have expired long since: by now the server showed that it has no renewal (P4).
+    fn expire(&mut self, contact: Instant, traces: Duration) -> Vec<WatchEvent> {
+        self.gone.retain(|_, told| contact.saturating_duration_since(*told) < traces);
+        let ended = self.known.extract_if(|_, known| known.lease.is_expired(contact));
+        let mut events = Vec::new();
+        for (id, known) in ended {
+            tracing::warn!(%id, "the server did not tell that this lease has ended");
+            self.gone.insert(id.clone(), contact);
+            events.push(WatchEvent::Removed { id, version: known.version, why: Removal::Expired });
+        }
+        events
+    }
+
+    fn replay_done(as_of: Version) -> WatchEvent {
+        WatchEvent::ReplayDone { as_of }
+    }
+
+    fn in_step() -> WatchEvent {
+        WatchEvent::InStep
+    }
+}
+
+impl Records {
+    /// Tells of a removal, once.
+    ///
+    /// Also that of a record which was not shown: its writes may have been overwritten before they were pushed, but the
+    /// reader may have it from a list. During the replay its absence says enough.
+    fn removed(
+        &mut self,
+        inner: &Inner,
+        id: DataCenterId,
+        version: Version,
+        why: Removal,
+        replayed: bool,
+    ) -> Option<WatchEvent> {
+        let shown = self.known.remove(&id).is_some();
+        let told = self.gone.insert(id.clone(), inner.clock.now()).is_some();
+        (shown || (replayed && !told)).then_some(WatchEvent::Removed { id, version, why })
     }
 }
 

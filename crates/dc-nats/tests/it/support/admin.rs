@@ -54,13 +54,18 @@ pub(crate) async fn put(client: &Client, bucket: &str, key: &str, bytes: &[u8]) 
 /// Where a key lies. Written down once more, for what is stored must stay readable: two hexadecimal digits of
 /// FNV-1a over the id, folded to a byte.
 pub(crate) fn place(key: &str) -> String {
+    if let Some(document) = key.strip_prefix("own/") {
+        let hash = fnv(document);
+        let bits = (hash ^ (hash >> 12) ^ (hash >> 24)) & 0xfff;
+        return format!("own.{:x}.{:x}.{:x}.{}", bits >> 8, bits >> 4 & 15, bits & 15, document.replace('/', "."));
+    }
     let Some((kind @ ("records" | "intents"), id)) = key.split_once('/') else {
         return key.to_owned();
     };
-    let mut hash: u32 = 2_166_136_261;
-    for byte in id.bytes() {
-        hash = (hash ^ u32::from(byte)).wrapping_mul(16_777_619);
-    }
-    let byte = hash.to_be_bytes().into_iter().fold(0, |folded, byte| folded ^ byte);
+    let byte = fnv(id).to_be_bytes().into_iter().fold(0, |folded, byte| folded ^ byte);
     format!("{:x}.{:x}.{kind}.{id}", byte >> 4, byte & 15)
+}
+
+fn fnv(text: &str) -> u32 {
+    text.bytes().fold(2_166_136_261, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619))
 }
