@@ -29,7 +29,7 @@ pub(crate) enum Plane {
 }
 
 /// Tells the story; its exit code is ours.
-pub(crate) fn run(workspace: &Workspace, plane: Plane, keep: bool, args: &[String]) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, plane: Plane, tls: bool, keep: bool, args: &[String]) -> Result<()> {
     require_bin(workspace, DEMO)?;
     build(workspace, &["--package", "dcctl"])?;
 
@@ -45,7 +45,7 @@ pub(crate) fn run(workspace: &Workspace, plane: Plane, keep: bool, args: &[Strin
         None => format!("sqlite://{}", dir.path().join("control-plane.db").display()),
     };
     let mut demo = process::command(workspace.target.join("debug").join(DEMO));
-    demo.args(["--control-plane-url", &url]).args(keep.then_some("--keep")).args(args);
+    demo.args(["--control-plane-url", &url]).args(tls.then_some("--tls")).args(keep.then_some("--keep")).args(args);
     told(process::status(&mut demo)?, "the demo")
 }
 

@@ -50,6 +50,9 @@ enum Task {
         /// What the datacenters meet on; a server is started for the demo.
         #[arg(long, value_enum, default_value = "sqlite")]
         control_plane: demo::Plane,
+        /// All links over mutual TLS, with a CA made for this run.
+        #[arg(long)]
+        tls: bool,
         /// Leave everything running after the story, until Ctrl-C.
         #[arg(long)]
         keep: bool,
@@ -142,7 +145,7 @@ fn run(task: Task) -> Result<()> {
     process::watch_signals()?;
     let workspace = Workspace::load()?;
     match task {
-        Task::Demo { control_plane, keep, args } => demo::run(&workspace, control_plane, keep, &args),
+        Task::Demo { control_plane, tls, keep, args } => demo::run(&workspace, control_plane, tls, keep, &args),
         Task::Test { args } => test::run(&workspace, &args),
         Task::Integration { servers, args } => integration::run(&workspace, servers, &args),
         Task::Check => check::run(&workspace),

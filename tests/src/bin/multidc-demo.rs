@@ -25,6 +25,9 @@ struct Args {
     /// The control plane: sqlite:///path, nats://host:port, etcd://host:port. A SQLite file of its own by default.
     #[arg(long)]
     control_plane_url: Option<String>,
+    /// All links over mutual TLS, with a CA made for this run.
+    #[arg(long)]
+    tls: bool,
     /// Leave everything running at the end, for playing, until Ctrl-C.
     #[arg(long)]
     keep: bool,
@@ -53,8 +56,10 @@ struct Demo {
     ttl: Duration,
     dc1: Vec<NodeProcess>,
     dc2: Vec<NodeProcess>,
-    // Removes the SQLite file at the end.
-    _dir: Option<tempfile::TempDir>,
+    /// For each node: where its certificates are.
+    extra: Vec<String>,
+    // Removes the SQLite file and the certificates at the end.
+    _dir: tempfile::TempDir,
 }
 
 impl Demo {
@@ -78,16 +83,19 @@ impl Demo {
 
     async fn begin(args: Args) -> anyhow::Result<Self> {
         let started = SystemClock.now();
-        let (url, dir) = match args.control_plane_url {
-            Some(url) => (url, None),
-            None => {
-                let dir = tempfile::tempdir()?;
-                (format!("sqlite://{}", dir.path().join("demo.db").display()), Some(dir))
-            }
-        };
+        let dir = tempfile::tempdir()?;
+        let sqlite = || format!("sqlite://{}", dir.path().join("demo.db").display());
+        let url = args.control_plane_url.unwrap_or_else(sqlite);
         let ttl = Duration::from_millis(args.ttl_ms);
-        let mut demo = Self { started, url, ttl, dc1: Vec::new(), dc2: Vec::new(), _dir: dir };
+        let certs = dir.path().join("certs").display().to_string();
+        let mut demo = Self { started, url, ttl, dc1: Vec::new(), dc2: Vec::new(), extra: Vec::new(), _dir: dir };
         demo.say(format!("two datacenters of three nodes each, on {}", demo.url));
+        if args.tls {
+            let dcs = ["--dc", "us-east-1/dc-1", "--dc", "eu-west-1/dc-2"];
+            demo.dcctl(&[&["certs", "dev", "--out", &certs, "--system", "demo"][..], &dcs].concat()).await?;
+            demo.extra = vec!["--tls-dir".into(), certs];
+            demo.say("links are mutual TLS, with certificates of a CA made for this run");
+        }
         let (dc1, dc2) =
             tokio::try_join!(demo.data_center("dc-1", "us-east-1"), demo.data_center("dc-2", "eu-west-1"))?;
         (demo.dc1, demo.dc2) = (dc1, dc2);
@@ -114,7 +122,7 @@ impl Demo {
                 plane: self.url.clone(),
                 seeds: nodes.iter().map(|node| node.addr.clone()).collect(),
                 times: Times { ttl: self.ttl, heartbeat: self.ttl / 4, refresh: self.ttl / 6 },
-                extra: Vec::new(),
+                extra: self.extra.clone(),
             };
             nodes.push(NodeProcess::start(&format!("{name}/{n}"), &spec).await?);
         }

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use multidc::{Infallible, prelude::*};
+use multidc::{Infallible, TlsConfig, prelude::*};
 use multidc_tests::{
     actors::{AddItem, Analyse, Cart, CartArgs, Ledger, PanicNow, Progress, Worker, WorkerArgs, here},
     protocol::{Answer, CartReport, Command, Failure, KnownDc, Line, Question, Status, Where},
@@ -46,6 +46,9 @@ struct Args {
     /// Age from which on the table is stale, in milliseconds.
     #[arg(long, default_value_t = 5000)]
     stale_ms: u64,
+    /// Links over TLS, with `ca.pem`, `<datacenter id>.pem` and `.key` of this directory: see `dcctl certs dev`.
+    #[arg(long, value_name = "DIR")]
+    tls_dir: Option<std::path::PathBuf>,
     /// Register a kind that other nodes do not know.
     #[arg(long)]
     odd_kind: bool,
@@ -78,6 +81,7 @@ async fn start(args: &Args) -> anyhow::Result<ActorSystem> {
     if let Some(region) = &args.region {
         dc = dc.region(region);
     }
+    let dc = dc.build()?;
     let times = |options: ControllerOptionsBuilder| {
         options
             .lease_ttl(Duration::from_millis(args.ttl_ms))
@@ -90,6 +94,7 @@ async fn start(args: &Args) -> anyhow::Result<ActorSystem> {
             .fail_on_stale_cache(!args.lenient)
     };
     let plane = multidc::connect(&args.control_plane).await.context("the control plane")?;
+    let tls = args.tls_dir.as_deref().map(|dir| certificates(dir, &dc)).transpose().context("certificates")?;
     let mut builder = ActorSystem::builder(&args.system)
         .data_center(dc)
         .control_plane(plane)
@@ -99,10 +104,23 @@ async fn start(args: &Args) -> anyhow::Result<ActorSystem> {
         .actor::<Worker>(|kind| kind.handles::<Analyse>().handles::<Progress>().handles::<PanicNow>())
         .grain::<Cart>(|kind| kind.args(|_| CartArgs::default()).per_data_center().handles::<AddItem>())
         .grain::<Ledger>(|kind| kind.args(|_| CartArgs::default()).handles::<AddItem>());
+    if let Some(tls) = tls {
+        builder = builder.tls(tls);
+    }
     if args.odd_kind {
         builder = builder.actor::<OnlyHere>(|kind| kind);
     }
     Ok(builder.start().await?)
+}
+
+fn certificates(dir: &std::path::Path, dc: &DataCenter) -> anyhow::Result<TlsConfig> {
+    let file = dc.id().as_str().replace('/', "_");
+    Ok(TlsConfig::builder()
+        .ca_file(dir.join("ca.pem"))
+        .certificate_file(dir.join(format!("{file}.pem")))
+        .key_file(dir.join(format!("{file}.key")))
+        .reload_every(Duration::from_secs(1))
+        .build()?)
 }
 
 async fn print_events(system: ActorSystem) {
