@@ -348,7 +348,8 @@ mod tests {
         assert_eq!(etcd_config("etcd://a:1").unwrap().endpoints(), ["http://a:1"]);
         let shown = format!("{config:?}");
         assert!(shown.contains("me") && !shown.contains("s@crt") && !shown.contains("s%40crt"), "{shown}");
-        for url in ["etcds://me:s3cret%zz@a", "etcds://s3cret@a", "etcds://a?password=s3cret", "etcds://a?ca=/nowhere"] {
+        for url in ["etcds://me:s3cret%zz@a", "etcds://s3cret@a", "etcds://a?password=s3cret", "etcds://a?ca=/nowhere"]
+        {
             let err = etcd_config(url).unwrap_err();
             assert!(!err.to_string().contains("s3cret"), "{err}");
         }
