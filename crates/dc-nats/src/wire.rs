@@ -190,20 +190,20 @@ impl Wire {
             .publish_with_reply(subject.clone(), inbox, body.into())
             .await
             .map_err(|err| Failure::from(call.backend(err)))?;
-        patient(call, async {
-            tokio::select! {
-                page = collect(call, &mut answers) => page,
-                refused = violations.next() => Err(refused.into()),
-            }
-        })
-        .await
+        tokio::select! {
+            page = collect(call, &mut answers) => page,
+            refused = violations.next() => Err(refused.into()),
+        }
     }
 }
 
 /// Gives up on one try of a request that may be repeated: a server that is starting, or that dies, answers nothing.
 async fn patient<T>(call: &Call, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let patience = (call.limit / 3).clamp(Duration::from_millis(500), Duration::from_secs(2));
-    tokio::time::timeout(patience, answer).await.unwrap_or(Err(Failure::Again))
+    tokio::time::timeout(patience(call), answer).await.unwrap_or(Err(Failure::Again))
+}
+
+fn patience(call: &Call) -> Duration {
+    (call.limit / 3).clamp(Duration::from_millis(500), Duration::from_secs(2))
 }
 
 struct Page {
@@ -213,12 +213,15 @@ struct Page {
     next: Option<u64>,
 }
 
-/// Gathers the messages of one batched read, up to its end mark.
+/// Gathers the messages of one batched read, up to its end mark. Given up where nothing comes for a while: many messages
+/// may take long as a whole, and asking again would make them take longer.
 async fn collect(call: &Call, answers: &mut Subscriber) -> Result<Page, Failure> {
     let mut page = Page { messages: Vec::new(), up_to: 0, next: None };
     loop {
-        let Some(message) = answers.next().await else {
-            return Err(Error::Closed.into());
+        let message = match tokio::time::timeout(patience(call), answers.next()).await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(Error::Closed.into()),
+            Err(_) => return Err(Failure::Again),
         };
         let header = |name: &str| number(message.headers.as_ref()?, name);
         match message.status.map(|status| status.as_u16()) {
