@@ -204,6 +204,12 @@ impl Remoting {
         self.0.local_addr
     }
 
+    /// Links that others dialled and that stand.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn links_taken(&self) -> usize {
+        self.0.shared.inbound.lock().len()
+    }
+
     /// The services that links serve.
     pub fn services(&self) -> &Services {
         &self.0.shared.services

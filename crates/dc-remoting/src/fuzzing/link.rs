@@ -93,6 +93,8 @@ pub fn link(bytes: &[u8]) {
         }
     };
     runtime.block_on(async {
+        // A program without Rust's own `main` (libFuzzer's) is killed by a write to a closed socket unless it listens.
+        let _ = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::pipe()).expect("a signal handler");
         tokio::time::timeout(LIMIT, run).await.unwrap_or_else(|_| panic!("{:?}: not over in time", script.sides));
     });
     // Tasks of the link end with the runtime; none of them blocks.
@@ -159,6 +161,11 @@ async fn inbound(script: &Script<'_>) {
     }
     join_all(lanes.iter_mut().map(goes_on_or_ends)).await;
     serves(address).await;
+    // The peer goes, and so does what the node kept for it.
+    drop(lanes);
+    while node.links_taken() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Reads what comes back until the pong, or the end of the lane.
