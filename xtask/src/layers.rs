@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["dc-cluster", "dc-controller", "dc-ownership"],
     &["dc-actor"],
     &["multidc"],
-    &["dcctl", "multidc-tests", "multidc-examples", "multidc-fuzz-targets", "xtask"],
+    &["dcctl", "multidc-tests", "multidc-examples", "multidc-fuzz-targets", "multidc-model", "xtask"],
 ];
 
 /// Uses none of our crates, so that it runs on a tree that does not compile.

@@ -15,6 +15,7 @@ mod guarantees;
 mod integration;
 mod layers;
 mod lint;
+mod model;
 mod msrv;
 mod process;
 mod protoc;
@@ -99,6 +100,15 @@ enum Task {
     Deny,
     /// Check that docs/dependencies.md accounts for each third party that a manifest names.
     Dependencies,
+    /// Check the ownership protocol of docs/ownership.md in every order of events, within bounds.
+    ///
+    /// Prints states, depth and time of each scenario. The same scenarios, and rules left out on purpose, are tests of
+    /// `multidc-model`.
+    Model {
+        /// With wider bounds: minutes, and gigabytes of memory.
+        #[arg(long)]
+        large: bool,
+    },
     /// Fuzz every decoder and the link, guided by coverage; prints executions and the size of the corpus.
     ///
     /// Which targets there are: `ls fuzz/fuzz_targets`. Without a name, all take turns. What is found new goes into
@@ -157,6 +167,7 @@ fn run(task: Task) -> Result<()> {
         Task::Features => features::check(&workspace),
         Task::Deny => deny::check(&workspace),
         Task::Dependencies => dependencies::check(&workspace),
+        Task::Model { large } => model::run(&workspace, large),
         Task::Fuzz { target, minutes, write_seeds, write_wire } => {
             fuzz::run(&workspace, &fuzz::Fuzz { target, minutes, write_seeds, write_wire })
         }
