@@ -11,6 +11,7 @@ pub mod node;
 pub mod protocol;
 pub mod proxy;
 pub mod servers;
+pub mod soak;
 
 use std::{future::Future, time::Duration};
 

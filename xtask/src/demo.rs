@@ -28,6 +28,17 @@ pub(crate) enum Plane {
     Etcd,
 }
 
+impl Plane {
+    /// As our programs take it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Nats => "nats",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
 /// Tells the story; its exit code is ours.
 pub(crate) fn run(workspace: &Workspace, plane: Plane, tls: bool, keep: bool, args: &[String]) -> Result<()> {
     require_bin(workspace, DEMO)?;
@@ -73,14 +84,14 @@ fn start(workspace: &Workspace, kind: Kind) -> Result<Local> {
 }
 
 /// A failure carries the exit code on.
-fn told(status: ExitStatus, what: &'static str) -> Result<()> {
+pub(crate) fn told(status: ExitStatus, what: &'static str) -> Result<()> {
     if !status.success() {
         bail!(Failed { what, code: status.code().unwrap_or(1) });
     }
     Ok(())
 }
 
-fn require_bin(workspace: &Workspace, name: &str) -> Result<()> {
+pub(crate) fn require_bin(workspace: &Workspace, name: &str) -> Result<()> {
     if !workspace.package(PACKAGE).is_some_and(|package| package.has_bin(name)) {
         bail!("{PACKAGE} has no program {name} (tests/src/bin/{name}.rs)");
     }

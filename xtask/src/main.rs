@@ -20,6 +20,7 @@ mod msrv;
 mod process;
 mod protoc;
 mod servers;
+mod soak;
 mod test;
 mod workspace;
 
@@ -133,6 +134,11 @@ enum Task {
     ///
     /// After that, plain `cargo test -p dc-nats` finds its server.
     Servers,
+    /// Hurt three datacenters of nine processes under load, and follow every message.
+    ///
+    /// Nodes are killed, paused and cut off, links cut and delayed, the store restarted, a datacenter drained,
+    /// certificates rotated. Exits non-zero if a guarantee was seen broken, or if memory, files or tasks grow.
+    Soak(soak::Options),
     /// Measure, each figure beside its floor from the same run; all, or those named.
     Bench {
         /// Which; all if none is named.
@@ -171,6 +177,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz { target, minutes, write_seeds, write_wire } => {
             fuzz::run(&workspace, &fuzz::Fuzz { target, minutes, write_seeds, write_wire })
         }
+        Task::Soak(options) => soak::run(&workspace, &options),
         Task::Bench { names } => demo::bench(&workspace, &names),
         Task::Servers => {
             let servers = Servers::acquire(&workspace)?;

@@ -5,5 +5,6 @@
 mod drain;
 mod faults;
 mod path;
+mod soak;
 mod stores;
 mod world;

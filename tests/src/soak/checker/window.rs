@@ -1,0 +1,130 @@
+//! The messages of one stream that are still looked at: two records of each, compared, and forgotten.
+
+use std::collections::VecDeque;
+
+use super::super::record::{Class, Outcome};
+
+/// One message.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Slot {
+    /// When it was sent; 0: nothing is known of it yet.
+    pub(super) sent_us: u64,
+    /// What its sender was told, and who was said to have got it.
+    pub(super) told: Option<(Outcome, u64)>,
+    /// Who handled it; 0: nobody yet.
+    pub(super) handled_by: u64,
+}
+
+/// How far an activation has come in a stream.
+#[derive(Clone, Copy, Debug)]
+struct Top {
+    activation: u64,
+    seq: u32,
+}
+
+/// A stream's open messages.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) class: Class,
+    /// All below are closed.
+    closed: u32,
+    /// The number of the first slot.
+    base: u32,
+    slots: VecDeque<Slot>,
+    tops: Vec<Top>,
+}
+
+/// Activations whose progress is remembered, in each stream.
+const TOPS: usize = 4;
+
+/// Messages of one stream that are held at most; a stream that jumps further is broken.
+const WIDEST: u32 = 1 << 20;
+
+impl Window {
+    pub(super) fn new(class: Class, seq: u32) -> Self {
+        Self { class, closed: 0, base: seq, slots: VecDeque::new(), tops: Vec::new() }
+    }
+
+    /// The message of this number; `None` if it was closed, or is no number that the stream could have come to.
+    pub(super) fn slot(&mut self, seq: u32) -> Option<&mut Slot> {
+        if seq < self.closed || seq.abs_diff(self.base) >= WIDEST {
+            return None;
+        }
+        while seq < self.base {
+            self.slots.push_front(Slot::default());
+            self.base -= 1;
+        }
+        let at = (seq - self.base) as usize;
+        if at >= self.slots.len() {
+            self.slots.resize(at + 1, Slot::default());
+        }
+        self.slots.get_mut(at)
+    }
+
+    /// Notes that `activation` came to `seq`. True if it had come further already: the order was changed.
+    pub(super) fn overtaken(&mut self, activation: u64, seq: u32) -> bool {
+        if let Some(top) = self.tops.iter_mut().find(|top| top.activation == activation) {
+            let overtaken = seq < top.seq;
+            top.seq = top.seq.max(seq);
+            return overtaken;
+        }
+        if self.tops.len() >= TOPS {
+            self.tops.remove(0);
+        }
+        self.tops.push(Top { activation, seq });
+        false
+    }
+
+    /// Closes what was sent before `before_us`, in order, and gives it to `closed`.
+    pub(super) fn close(&mut self, before_us: u64, mut closed: impl FnMut(u32, Slot)) {
+        // Numbers of which nothing was heard close with the next that was.
+        let old = |slot: &Slot| slot.sent_us > 0 && slot.sent_us < before_us;
+        let count = self.slots.iter().take_while(|slot| slot.sent_us == 0 || old(slot)).count();
+        let count = self.slots.iter().take(count).rposition(old).map_or(0, |last| last + 1);
+        for slot in self.slots.drain(..count) {
+            if slot.sent_us > 0 {
+                closed(self.base, slot);
+            }
+            self.base += 1;
+        }
+        if count > 0 {
+            self.closed = self.base;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_close_in_order_and_stay_closed() {
+        let mut window = Window::new(Class::Actor, 3);
+        for (seq, sent) in [(3, 30), (1, 10), (2, 20), (5, 50)] {
+            window.slot(seq).expect("open").sent_us = sent;
+        }
+        let mut closed = Vec::new();
+        window.close(31, |seq, _| closed.push(seq));
+        assert_eq!(closed, [1, 2, 3]);
+        assert!(window.slot(3).is_none() && window.slot(4).is_some());
+        window.close(100, |seq, _| closed.push(seq));
+        assert_eq!(closed, [1, 2, 3, 5], "nothing was ever heard of 4");
+        assert!(window.is_empty());
+    }
+
+    #[test]
+    fn order_is_kept_for_each_activation() {
+        let mut window = Window::new(Class::Actor, 1);
+        assert!(!window.overtaken(7, 1) && !window.overtaken(7, 3) && !window.overtaken(8, 2));
+        assert!(window.overtaken(7, 2));
+        assert!(!window.overtaken(8, 4));
+    }
+}

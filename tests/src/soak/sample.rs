@@ -1,0 +1,133 @@
+//! What each process uses, each second: memory and files from the operating system, the rest from the node itself.
+
+use std::collections::BTreeMap;
+
+use super::{
+    control::Figures,
+    flat::{Limit, Point, Verdict, judge},
+};
+
+/// What is sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Figure {
+    /// Resident memory, in MiB.
+    Memory,
+    /// Open file descriptors.
+    Files,
+    /// Tasks of the runtime that have not ended.
+    Tasks,
+    /// Actors.
+    Actors,
+}
+
+impl Figure {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Memory, Self::Files, Self::Tasks, Self::Actors];
+
+    /// How it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory (RSS), MiB",
+            Self::Files => "file descriptors",
+            Self::Tasks => "tasks",
+            Self::Actors => "actors",
+        }
+    }
+
+    /// By how much it may grow over the last two thirds of a process's life.
+    pub fn limit(self) -> Limit {
+        match self {
+            Self::Memory => Limit { least: 8.0, share: 0.1 },
+            Self::Files => Limit { least: 16.0, share: 0.1 },
+            Self::Tasks => Limit { least: 60.0, share: 0.15 },
+            Self::Actors => Limit { least: 60.0, share: 0.25 },
+        }
+    }
+}
+
+/// The curves of one process.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// Its place; the driver has none.
+    pub slot: Option<usize>,
+    /// Its run.
+    pub run: u32,
+    /// The figures, in order of time, each with the run's second.
+    pub curves: BTreeMap<Figure, Vec<Point>>,
+}
+
+/// What was said of one curve.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Whose.
+    pub who: String,
+    /// Which figure.
+    pub figure: Figure,
+    /// What.
+    pub verdict: Verdict,
+    /// Seconds that the process was watched.
+    pub seconds: f64,
+    /// The figure's median over that time.
+    pub median: f64,
+    /// Its highest.
+    pub most: f64,
+}
+
+impl Life {
+    /// A process that begins.
+    pub fn new(slot: Option<usize>, run: u32) -> Self {
+        Self { slot, run, curves: BTreeMap::new() }
+    }
+
+    /// Adds a sample.
+    pub fn add(&mut self, figure: Figure, at: f64, value: f64, quiet: bool) {
+        self.curves.entry(figure).or_default().push(Point { at, value, quiet });
+    }
+
+    /// Adds what the operating system says of the process; nothing if it is gone.
+    pub fn add_system(&mut self, pid: u32, at: f64, quiet: bool) {
+        if let Some(memory) = memory_mib(pid) {
+            self.add(Figure::Memory, at, memory, quiet);
+        }
+        if let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) {
+            self.add(Figure::Files, at, files.count() as f64, quiet);
+        }
+    }
+
+    /// Adds what the node says of itself.
+    pub fn add_figures(&mut self, figures: &Figures, at: f64, quiet: bool) {
+        self.add(Figure::Tasks, at, figures.tasks as f64, quiet);
+        self.add(Figure::Actors, at, figures.actors as f64, quiet);
+    }
+
+    /// How it is called.
+    pub fn who(&self) -> String {
+        self.slot.map_or("driver".to_owned(), |slot| format!("node {slot}, run {}", self.run))
+    }
+
+    /// Applies the rule to each curve.
+    pub fn judge(&self) -> Vec<Judged> {
+        let judged = self.curves.iter().map(|(figure, curve)| {
+            let mut values: Vec<_> = curve.iter().map(|point| point.value).collect();
+            values.sort_by(f64::total_cmp);
+            let seconds = curve.last().map_or(0.0, |last| last.at - curve[0].at);
+            Judged {
+                who: self.who(),
+                figure: *figure,
+                verdict: judge(curve, figure.limit()),
+                seconds,
+                median: values[values.len() / 2],
+                most: values[values.len() - 1],
+            }
+        });
+        judged.collect()
+    }
+}
+
+/// Resident memory of a process, in MiB.
+fn memory_mib(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
