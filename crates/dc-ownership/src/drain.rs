@@ -59,7 +59,7 @@ pub enum DrainEnd {
     Done,
     /// It was aborted: what had been handed over stays there, the rest stays here.
     Aborted,
-    /// Another drain replaced it.
+    /// Another drain, or [`set_taking`](crate::Ownership::set_taking), replaced it.
     Replaced,
     /// The session was lost: what was left is taken over by others.
     SessionLost,

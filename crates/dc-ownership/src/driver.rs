@@ -73,6 +73,7 @@ pub(crate) async fn run(
         options: parts.options,
         clock: Arc::clone(&parts.clock),
         seed: parts.seed,
+        documents: Setup::DOCUMENTS,
         plant: None,
     };
     let now = parts.clock.now();

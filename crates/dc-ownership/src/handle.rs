@@ -111,6 +111,7 @@ pub(crate) struct Shared {
 
 /// What the driver is asked.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and the large one is the common one")]
 pub(crate) enum Command {
     Claim { spec: NameSpec, reply: oneshot::Sender<Result<Title, OwnershipError>> },
     Release { name: String, epoch: Epoch, reply: oneshot::Sender<Result<(), OwnershipError>> },

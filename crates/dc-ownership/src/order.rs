@@ -25,6 +25,7 @@ pub enum Thing {
 /// What is to be done. Each that carries `done` waits for the answer, within the move's bound.
 #[derive(Debug)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and the large one is the common one")]
 pub enum Order {
     /// The session is lost: whatever runs under it must stop at once, without a reply or a message. A new session
     /// follows by itself, and owns nothing at first.

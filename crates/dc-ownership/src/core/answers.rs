@@ -37,7 +37,9 @@ impl Core {
             }
             Input::SetTaking(taking) => {
                 self.taking = taking;
-                self.drained = false;
+                if taking {
+                    self.end_drain(DrainEnd::Replaced);
+                }
                 self.live_stale = true;
                 self.want_renewal(now);
                 self.wake_orphans(now);

@@ -34,6 +34,8 @@ pub(super) struct Drain {
     failed: usize,
     told: Option<Progress>,
     aborting: bool,
+    /// Nothing was left: what comes all the same, from nodes that did not know yet, goes on.
+    finished: bool,
 }
 
 impl Core {
@@ -53,6 +55,7 @@ impl Core {
             failed: 0,
             told: None,
             aborting: false,
+            finished: false,
         });
         self.live_stale = true;
         self.want_renewal(now);
@@ -105,6 +108,11 @@ impl Core {
     fn tell_progress(&mut self, now: Instant) {
         let left = self.holds.len();
         let Some(drain) = &mut self.drain else { return };
+        let next = drain.later.first().map_or(now + self.options.ttl() / 4, |(at, _)| *at);
+        self.timers.at(next, Timer::Drain);
+        if drain.finished {
+            return;
+        }
         let end = if drain.aborting && drain.under_way.is_empty() {
             Some(DrainEnd::Aborted)
         } else if !drain.aborting && left == 0 {
@@ -125,19 +133,13 @@ impl Core {
                 self.want_renewal(now);
                 self.wake_orphans(now);
             }
-            Some(_) => {
-                self.drain = None;
-                self.drained = true;
-            }
-            None => {
-                let next = drain.later.first().map_or(now + self.options.ttl() / 4, |(at, _)| *at);
-                self.timers.at(next, Timer::Drain);
-            }
+            Some(_) => drain.finished = true,
+            None => {}
         }
     }
 
     pub(super) fn abort_drain(&mut self, number: u64, now: Instant) {
-        if self.drain.as_ref().is_none_or(|drain| drain.number != number) {
+        if self.drain.as_ref().is_none_or(|drain| drain.number != number || drain.finished) {
             return;
         }
         let under_way: Vec<Thing> = self
@@ -212,15 +214,24 @@ impl Core {
 
     /// The drain is over for another reason than having nothing left.
     pub(super) fn end_drain(&mut self, end: DrainEnd) {
-        let Some(drain) = self.drain.take() else { return };
-        // Whoever leaves stays away until told otherwise.
-        self.drained = !drain.aborting;
-        let (moved, failed, stuck) = (drain.moved, drain.failed, drain.stuck.len());
-        let left = self.holds.len();
-        let end = Some(if drain.aborting { DrainEnd::Aborted } else { end });
-        self.stats.drains_aborted += u64::from(drain.aborting);
-        self.out.effects.push(Effect::Progress(drain.number, Progress { moved, left, failed, stuck, end }));
+        let Some(mut drain) = self.drain.take() else { return };
         self.live_stale = true;
+        if !drain.finished {
+            let (moved, failed, stuck) = (drain.moved, drain.failed, drain.stuck.len());
+            let left = self.holds.len();
+            let end = Some(if drain.aborting { DrainEnd::Aborted } else { end });
+            self.stats.drains_aborted += u64::from(drain.aborting);
+            self.out.effects.push(Effect::Progress(drain.number, Progress { moved, left, failed, stuck, end }));
+        }
+        if end == DrainEnd::SessionLost && !drain.aborting {
+            // Whoever leaves stays away until told otherwise.
+            drain.finished = true;
+            drain.under_way.clear();
+            drain.pending.clear();
+            drain.later.clear();
+            drain.stuck.clear();
+            self.drain = Some(drain);
+        }
     }
 
     /// Things whose policy says so go to a better place, a few at a time.

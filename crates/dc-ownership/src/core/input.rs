@@ -11,6 +11,7 @@ use crate::{drain::DrainOptions, names::NameSpec, order::Thing};
 
 /// Something happened.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and the large one is the common one")]
 pub enum Input {
     /// A watch that belongs to this generation showed a document.
     Put {
@@ -101,6 +102,7 @@ pub enum Input {
 
 /// An operation with an answer.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and the large one is the common one")]
 pub enum Op {
     /// Claim a name.
     Claim(NameSpec),

@@ -70,8 +70,15 @@ pub struct Setup {
     pub clock: SharedClock,
     /// Of every random choice.
     pub seed: u64,
+    /// How many documents of slots each group has: all of them, but for the simulation.
+    pub documents: u16,
     /// Bugs on purpose, for the simulation.
     pub plant: Option<Plant>,
+}
+
+impl Setup {
+    /// How many documents the slots of a group fill.
+    pub const DOCUMENTS: u16 = SLOTS / SLOTS_PER_DOCUMENT;
 }
 
 /// One node's part in the protocol.
@@ -80,6 +87,7 @@ pub struct Core {
     options: OwnershipOptions,
     clock: SharedClock,
     placeable: Arc<dyn Fn(&DataCenterId) -> bool + Send + Sync>,
+    documents: u16,
     plant: Option<Plant>,
     rng: StdRng,
 
@@ -129,8 +137,6 @@ pub struct Core {
 
     taking: bool,
     drain: Option<Drain>,
-    /// A drain has ended here: nothing new is taken until somebody says so.
-    drained: bool,
     tokens: u64,
     /// Things that wait for an answer, by token.
     waiting: BTreeMap<u64, Thing>,
@@ -158,7 +164,7 @@ enum KindState {
 impl Core {
     /// A core that has seen nothing yet. Ask [`take_effects`](Self::take_effects) for the first requests.
     pub fn new(setup: Setup, now: Instant) -> Self {
-        let Setup { me, kinds, placeable, options, clock, seed, plant } = setup;
+        let Setup { me, kinds, placeable, options, clock, seed, documents, plant } = setup;
         let kinds = kinds.into_iter().map(|(kind, policy)| (kind, (policy, KindState::Unknown))).collect();
         let requests = Requests::new(options.requests_in_flight());
         let mut core = Self {
@@ -168,6 +174,7 @@ impl Core {
             options,
             clock,
             placeable,
+            documents,
             plant,
             rng: StdRng::seed_from_u64(seed),
             kinds,
@@ -198,7 +205,6 @@ impl Core {
             asked_after: BTreeSet::new(),
             taking: true,
             drain: None,
-            drained: false,
             tokens: 0,
             waiting: BTreeMap::new(),
             stopping: None,
@@ -265,7 +271,7 @@ impl Core {
     }
 
     fn takes(&self) -> bool {
-        self.taking && !self.drained && self.drain.is_none() && self.stopping.is_none()
+        self.taking && self.drain.is_none() && self.stopping.is_none()
     }
 
     fn plants(&self, plant: Plant) -> bool {
@@ -350,7 +356,7 @@ impl Core {
 
     fn serve(&mut self, group: GroupId, policy: Policy, now: Instant) {
         if self.groups.insert(group, policy).is_none() {
-            for number in 0..SLOTS / SLOTS_PER_DOCUMENT {
+            for number in 0..self.documents {
                 self.slots.entry((group, number)).or_insert_with(|| SlotsState::new(now));
                 self.timers.at(now, Timer::Unit(Unit::Slots(group, number)));
             }

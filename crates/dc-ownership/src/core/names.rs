@@ -344,9 +344,8 @@ impl Core {
     }
 
     fn remove_name(&mut self, name: &str, epoch: Epoch) {
-        let plant = self.plants(Plant::LateDelete);
         let Some(state) = self.names.get_mut(name) else { return };
-        let ours = state.owner.as_ref().is_some_and(|owner| owner.epoch == epoch) || plant;
+        let ours = state.owner.as_ref().is_some_and(|owner| owner.epoch == epoch);
         if let Some(version) = state.version.filter(|_| ours) {
             state.writing = true;
             self.ask(Unit::Name(name.to_owned()), Ask::Remove(version), Purpose::RemoveName);
@@ -509,6 +508,11 @@ impl Core {
 
     pub(super) fn name_removed(&mut self, name: &str, answer: &Written, now: Instant) {
         self.name_settled(name, answer, now);
+        if let Written::Refused(Some(document)) = answer
+            && self.plants(Plant::LateDelete)
+        {
+            self.ask(Unit::Name(name.to_owned()), Ask::Remove(document.version), Purpose::RemoveName);
+        }
     }
 
     /// The bug on purpose: what was not answered is taken for accepted.

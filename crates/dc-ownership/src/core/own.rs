@@ -141,13 +141,15 @@ impl Core {
     /// This node's own session was seen in the store. Whatever shows it, its nonce says which write was accepted.
     pub(super) fn own_seen(&mut self, document: &SessionDocument, version: Version, now: Instant) {
         let ttl = self.options.ttl();
-        let lasts = if self.plants(Plant::SkipMargin) { ttl.mul_f64(1.3) } else { ttl - self.options.margin() };
+        let plant = self.plants(Plant::SkipMargin);
+        let lasts = if plant { ttl } else { ttl - self.options.margin() };
+        let counted_from = |sent: Instant| if plant { now } else { sent };
         match &mut self.own {
             Own::None { .. } => {}
             Own::Opening(opening) => {
                 let id = opening.id;
                 let Some(sent) = opening.sent.iter().find(|sent| sent.nonce == document.nonce) else { return };
-                let deadline = sent.at + lasts;
+                let deadline = counted_from(sent.at) + lasts;
                 if deadline <= now {
                     // Too late to be of use, and too late to be forgotten: others must not wait for it.
                     self.over.insert(id);
@@ -180,7 +182,7 @@ impl Core {
                     return;
                 };
                 let claims = open.sent[at].claims;
-                open.lease.renew(open.sent[at].at + lasts);
+                open.lease.renew(counted_from(open.sent[at].at) + lasts);
                 open.sent.drain(..=at);
                 open.version = version;
                 open.n = document.n;

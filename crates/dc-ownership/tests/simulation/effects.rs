@@ -1,0 +1,145 @@
+//! What nodes ask for is done, or goes wrong.
+
+use bytes::Bytes;
+use dc_ownership::{
+    core::{Answer, Effect, Input, OpDone, OrderOut, Request, Update},
+    ids::{SLOTS_PER_DOCUMENT, Slot},
+    order::Thing,
+    title::Title,
+};
+use rand::RngExt;
+
+use super::world::{Event, MS, SECOND, World};
+
+impl World {
+    pub(crate) fn carry_out(&mut self, place: usize, effect: Effect) {
+        match effect {
+            Effect::Send(request) => self.send(place, request),
+            Effect::Watch { generation } => {
+                self.nodes[place].generation = generation;
+                for prefix in 0..4 {
+                    let after = self.rng.random_range(5 * MS..200 * MS);
+                    self.reopen_watch(place, prefix, after);
+                }
+            }
+            Effect::Order(order) => self.order(place, order),
+            Effect::Offer { token, to, thing, epoch, state } => {
+                let there = self.nodes.iter().position(|node| node.alive && node.session == Some(to.session));
+                if let Some(there) = there {
+                    self.nodes[there].parcels.insert(thing, (epoch, state));
+                }
+                self.answer_offer(place, token);
+            }
+            Effect::Done(op, OpDone::Claimed(result)) => {
+                let Some(name) = self.nodes[place].claims.remove(&op) else { return };
+                match result {
+                    Ok(title) => {
+                        self.count("claims");
+                        self.start(place, &name, title);
+                    }
+                    Err(_) => self.count("claims_failed"),
+                }
+            }
+            Effect::Present(present) => {
+                self.nodes[place].session = present.map(|(lease, _)| lease.session());
+            }
+            Effect::Update(Update::Slots(group, number, rows)) => {
+                for (at, row) in (0_u16..).zip(rows.iter().flat_map(|rows| rows.iter())) {
+                    if let Some(slot) = Slot::new(number * SLOTS_PER_DOCUMENT + at) {
+                        self.set_title(place, Thing::Slot(group, slot), row.title.clone());
+                    }
+                }
+            }
+            Effect::Update(Update::Name(name, row)) => {
+                self.set_title(place, Thing::Name(name), row.and_then(|row| row.title));
+            }
+            Effect::Event(event) => {
+                if matches!(event, dc_ownership::OwnershipEvent::Conflict { .. }) && self.lost_at.is_none() {
+                    self.wrong(format!("{event:?}"));
+                }
+            }
+            Effect::Progress(_, progress) => {
+                if progress.end == Some(dc_ownership::DrainEnd::Done) {
+                    self.count("drains_done");
+                }
+            }
+            Effect::Done(_, OpDone::Plain(_))
+            | Effect::Update(Update::Sessions(_))
+            | Effect::Ready
+            | Effect::Changed(_)
+            | Effect::RefusedKinds(_)
+            | Effect::Arrived(..) => {}
+        }
+    }
+
+    fn send(&mut self, place: usize, request: Request) {
+        self.nodes[place].pending.insert(request.id);
+        // As long on the node's clock as its options say.
+        let timeout = (2.5 * SECOND as f64 / self.nodes[place].clock.rate) as u64;
+        self.for_node(place, timeout, Event::Timeout(request.id));
+        if self.reaches(place) {
+            let after = self.latency();
+            self.for_node(place, after, Event::Arrive(request));
+        } else if self.chance(0.1) {
+            // Kept on the way, and delivered when nobody expects it any more.
+            let after = self.rng.random_range(0..15 * SECOND);
+            self.for_node(place, after, Event::Arrive(request));
+        }
+    }
+
+    fn answer_offer(&mut self, place: usize, token: u64) {
+        let fate = if self.faulty { self.rng.random_range(0..20) } else { 19 };
+        let answer = match fate {
+            0 => return,
+            1 => Err("on purpose".to_owned()),
+            _ => Ok(()),
+        };
+        let after = self.latency();
+        self.for_node(place, after, Event::Input(Input::Answered { token, answer: Answer::Offered(answer) }));
+    }
+
+    fn order(&mut self, place: usize, order: OrderOut) {
+        match order {
+            OrderOut::SessionLost { .. } => {
+                self.nodes[place].running.retain(|_, title| title.check().is_ok());
+                self.nodes[place].parcels.clear();
+            }
+            OrderOut::Lost { thing: Thing::Name(name), .. }
+            | OrderOut::Moved { thing: Thing::Name(name), to: Some(_) } => {
+                self.nodes[place].running.remove(&name);
+            }
+            OrderOut::Lost { .. } => {}
+            OrderOut::Moved { to, .. } => {
+                if to.is_none() {
+                    self.count("moves_stayed");
+                }
+            }
+            OrderOut::Quiesce { token, .. } => {
+                let fate = if self.faulty { self.rng.random_range(0..20) } else { 19 };
+                let state = vec![("x".to_owned(), Bytes::from_static(b"1"))];
+                let state = match fate {
+                    0 => return,
+                    1 => None,
+                    2..10 => Some(Vec::new()),
+                    _ => Some(state),
+                };
+                let after = self.latency();
+                self.for_node(place, after, Event::Input(Input::Answered { token, answer: Answer::Quiesced(state) }));
+            }
+            OrderOut::Adopt { entry, title, token, .. } => {
+                let name = entry.spec.name.clone();
+                let well = !self.faulty || self.rng.random_bool(0.9);
+                self.start(place, &name, title);
+                self.count("adoptions");
+                let after = self.latency();
+                self.for_node(place, after, Event::Adopted(token, name, well));
+            }
+        }
+    }
+
+    fn start(&mut self, place: usize, name: &str, title: Title) {
+        if let Some(before) = self.nodes[place].running.insert(name.to_owned(), title.clone()) {
+            self.wrong(format!("{name} is started twice on node {place}: {before:?}, then {title:?}"));
+        }
+    }
+}
