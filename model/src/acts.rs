@@ -2,7 +2,8 @@
 
 use crate::{
     config::{Config, Plant},
-    rules::{Action, after_seeing, session},
+    rules::{Action, after_seeing},
+    start::session,
     state::{
         Answer, Ask, Entry, Epoch, Life, Note, Offer, Request, Seen, Session, SessionDoc, State, Title, Version, Watch,
         Why,

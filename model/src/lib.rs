@@ -14,6 +14,7 @@ mod acts;
 pub mod check;
 pub mod config;
 pub mod rules;
+mod start;
 pub mod state;
 pub mod store;
 
