@@ -118,6 +118,9 @@ pub(crate) struct SessionDocument {
     pub(crate) nonce: u64,
     #[serde(default)]
     pub(crate) tombstone: bool,
+    /// Of a tombstone: it replaced the last version of a session that had been silent, or was written by its own node.
+    #[serde(default)]
+    pub(crate) proved: bool,
     /// Whether its node takes what has no owner.
     #[serde(default)]
     pub(crate) taking: bool,
@@ -132,7 +135,20 @@ pub(crate) struct SessionDocument {
 impl SessionDocument {
     pub(crate) fn new(node: NodeId, dc: DataCenter, endpoint: Endpoint, ttl_ms: u64) -> Self {
         let (taking, groups, floor) = (false, Vec::new(), Epoch(0));
-        Self { v: FORMAT, node, dc, endpoint, ttl_ms, n: 0, nonce: 0, tombstone: false, taking, groups, floor }
+        Self {
+            v: FORMAT,
+            node,
+            dc,
+            endpoint,
+            ttl_ms,
+            n: 0,
+            nonce: 0,
+            tombstone: false,
+            proved: false,
+            taking,
+            groups,
+            floor,
+        }
     }
 
     pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
@@ -156,14 +172,16 @@ pub(crate) fn bare_tombstone(nonce: u64) -> Bytes {
     write(&Tombstone { v: FORMAT, tombstone: true, nonce })
 }
 
-/// Whether a session's document is a tombstone, the bare one included.
-pub(crate) fn is_tombstone(body: &[u8]) -> bool {
+/// Whether a session's document is a tombstone, the bare one included, and whether that is proved.
+pub(crate) fn tombstone(body: &[u8]) -> Option<bool> {
     #[derive(Deserialize)]
     struct Head {
         #[serde(default)]
         tombstone: bool,
+        #[serde(default)]
+        proved: bool,
     }
-    read::<Head>(body).is_ok_and(|head| head.tombstone)
+    read::<Head>(body).ok().filter(|head| head.tombstone).map(|head| head.proved)
 }
 
 /// `g/<group>/<number>`.

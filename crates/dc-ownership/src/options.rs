@@ -50,7 +50,7 @@ impl OwnershipOptions {
             margin: ttl / 5 + ttl / 50,
             renew_every: ttl / 4,
             step: (ttl / 20).max(Duration::from_millis(10)),
-            settle: ttl / 10,
+            settle: (ttl / 10).min(Duration::from_secs(60)),
             claims_per_second: 1_000,
             request_timeout: (ttl / 4).max(Duration::from_millis(10)),
             requests_in_flight: 64,

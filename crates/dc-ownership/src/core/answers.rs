@@ -146,7 +146,7 @@ impl Core {
             || self
                 .sessions
                 .get(&id)
-                .is_some_and(|seen| seen.version.is_some() && seen.buried.is_none() && now < seen.since + seen.ttl(own))
+                .is_some_and(|seen| seen.version.is_some() && seen.grave.is_none() && now < seen.since + seen.ttl(own))
     }
 
     fn stop(&mut self, op: u64, now: Instant) {

@@ -4,6 +4,7 @@
 //! Not an interface: public for the simulation in `tests/` and for nobody else.
 
 mod answers;
+mod claims;
 mod drains;
 mod input;
 mod names;

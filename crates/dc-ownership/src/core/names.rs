@@ -24,7 +24,7 @@ use crate::{
     names::{NameEntry, NameSpec},
     order::Thing,
     policy::{Loss, Policy},
-    table::{NameRow, Owner},
+    table::Owner,
     title::Title,
 };
 
@@ -39,10 +39,10 @@ pub(super) struct NameState {
     pub(super) writing: bool,
     retry_at: Instant,
     failures: u32,
-    claim: Option<Claim>,
+    pub(super) claim: Option<Claim>,
     /// Claims whose callers were told that the outcome is unknown, or who do not wait any more.
-    abandoned: Vec<u64>,
-    abandoned_until: Instant,
+    pub(super) abandoned: Vec<u64>,
+    pub(super) abandoned_until: Instant,
     pub(super) adopt_failures: u32,
     note: Option<(Epoch, u64)>,
 }
@@ -55,18 +55,18 @@ pub(super) struct Stored {
 
 /// A caller's claim.
 #[derive(Debug)]
-struct Claim {
-    op: u64,
-    spec: NameSpec,
-    nonces: Vec<u64>,
+pub(super) struct Claim {
+    pub(super) op: u64,
+    pub(super) spec: NameSpec,
+    pub(super) nonces: Vec<u64>,
     /// A write of it may have landed unseen.
-    unknown: bool,
-    begun: Instant,
-    until: Instant,
+    pub(super) unknown: bool,
+    pub(super) begun: Instant,
+    pub(super) until: Instant,
 }
 
 impl NameState {
-    fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             version: None,
             document: None,
@@ -98,7 +98,7 @@ impl NameState {
         self.owner.is_none() && !self.writing && !claims
     }
 
-    fn holds_nonce(&self, nonces: &[u64]) -> bool {
+    pub(super) fn holds_nonce(&self, nonces: &[u64]) -> bool {
         self.document.as_ref().is_some_and(|stored| nonces.contains(&stored.body.nonce))
     }
 }
@@ -165,81 +165,6 @@ impl Core {
         if state.claim.is_none() {
             self.names.remove(name);
         }
-    }
-
-    /// Claims of callers that were about to be made under a session that is over.
-    pub(super) fn claims_void(&mut self) {
-        let claimed: Vec<String> = self
-            .names
-            .iter()
-            .filter(|(_, state)| state.claim.as_ref().is_some_and(|claim| state.holds_nonce(&claim.nonces)))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in claimed {
-            let error = OwnershipError::OutcomeUnknown { what: format!("the global name {name:?}") };
-            self.end_claim(&name, Err(error));
-        }
-    }
-
-    pub(super) fn claim(&mut self, op: u64, spec: NameSpec, now: Instant) {
-        let until = now + self.options.ttl();
-        let name = spec.name.clone();
-        if !spec.policy.allows(&self.me.data_center) {
-            let data_center = self.me.data_center.id().clone();
-            let why = format!("its policy keeps it within {}", spec.policy.within);
-            let what = format!("the global name {name:?}");
-            self.done(op, OpDone::Claimed(Err(OwnershipError::NotAllowed { what, data_center, why })));
-            return;
-        }
-        let state = self.names.entry(name.clone()).or_insert_with(|| NameState::new(now));
-        if let Some(first) = &state.claim {
-            // Two callers on one node: the later one finds it taken by the earlier.
-            let holder = Box::new(NameEntry {
-                spec: first.spec.clone(),
-                holder: None,
-                session: self.own.id().unwrap_or(SessionId(0)),
-                data_center: self.me.data_center.id().clone(),
-                epoch: Epoch(0),
-                actor: 0,
-            });
-            self.done(op, OpDone::Claimed(Err(OwnershipError::NameTaken { name, holder })));
-            return;
-        }
-        state.claim = Some(Claim { op, spec, nonces: Vec::new(), unknown: false, begun: now, until });
-        self.look_at_name(&name, now);
-    }
-
-    fn end_claim(&mut self, name: &str, result: Result<Title, OwnershipError>) {
-        if let Some(claim) = self.names.get_mut(name).and_then(|state| state.claim.take()) {
-            self.done(claim.op, OpDone::Claimed(result));
-        }
-    }
-
-    /// The caller is gone: what may have been claimed is let go again.
-    fn abandon_claim(&mut self, name: &str, now: Instant) -> Option<Claim> {
-        let keep = self.options.ttl() * 6;
-        let state = self.names.get_mut(name)?;
-        let claim = state.claim.take()?;
-        state.abandoned.extend(&claim.nonces);
-        state.abandoned_until = now + keep;
-        let thing = Thing::Name(name.to_owned());
-        if state.holds_nonce(&claim.nonces)
-            && let Some(Hold::Confirming { epoch, .. }) = self.holds.get(&thing)
-        {
-            let epoch = *epoch;
-            self.holds.insert(thing, Hold::Releasing { epoch, ops: Vec::new() });
-        }
-        Some(claim)
-    }
-
-    /// Whether an entry that names this session is one that nobody waits for any more. It is let go.
-    pub(super) fn claims_nothing(&mut self, thing: &Thing, owner: &Owner, _now: Instant) -> bool {
-        let Thing::Name(name) = thing else { return false };
-        let abandoned = self.names.get(name).is_some_and(|state| state.holds_nonce(&state.abandoned));
-        if abandoned {
-            self.holds.insert(thing.clone(), Hold::Releasing { epoch: owner.epoch, ops: Vec::new() });
-        }
-        abandoned
     }
 
     pub(super) fn release(&mut self, op: u64, name: &str, epoch: Epoch, now: Instant) {
@@ -321,10 +246,9 @@ impl Core {
         match self.plan(&thing, &policy, since, now) {
             Plan::Nothing => {}
             Plan::At(at) => self.timers.at(at, Timer::Unit(unit)),
-            Plan::Write(owner) if buried.is_some() && !self.take_claim_token(now) => {
+            Plan::Write(_) if buried.is_some() && !self.take_claim_token(now) => {
                 let wait = Duration::from_secs(1) / self.options.claims_per_second();
                 self.timers.at(now + wait.max(Duration::from_millis(1)), Timer::Unit(unit));
-                let _ = owner;
             }
             Plan::Write(owner) => {
                 let nonce = self.nonce();
@@ -335,7 +259,7 @@ impl Core {
         }
     }
 
-    fn write_name(&mut self, name: &str, body: NameDocument, handed: bool) {
+    pub(super) fn write_name(&mut self, name: &str, body: NameDocument, handed: bool) {
         let Some(state) = self.names.get_mut(name) else { return };
         state.writing = true;
         let version = state.version;
@@ -352,67 +276,6 @@ impl Core {
         }
     }
 
-    fn expire_claim(&mut self, name: &str, now: Instant) {
-        let Some(state) = self.names.get(name) else { return };
-        let Some(claim) = state.claim.as_ref().filter(|claim| claim.until <= now) else { return };
-        let (waited, has_session) = (now - claim.begun, self.own.open().is_some());
-        let unknown = claim.unknown || state.writing || state.holds_nonce(&claim.nonces);
-        let what = format!("the global name {name:?}");
-        let error = if unknown {
-            OwnershipError::OutcomeUnknown { what }
-        } else if has_session {
-            OwnershipError::Timeout { what, waited }
-        } else {
-            OwnershipError::NoSession { waited }
-        };
-        if let Some(claim) = self.abandon_claim(name, now) {
-            self.done(claim.op, OpDone::Claimed(Err(error)));
-        }
-    }
-
-    /// Goes on with a caller's claim. Whether it has written, or waits for what it wrote.
-    fn pursue_claim(&mut self, name: &str, buried: bool) -> bool {
-        let nonce = self.nonce();
-        let own = self.own.open().map(|open| open.id);
-        let (Some(session), Some(state)) = (own, self.names.get(name)) else { return false };
-        let Some(claim) = &state.claim else { return false };
-        let data_center = self.me.data_center.id().clone();
-        let body = match &state.owner {
-            None => NameDocument::created(&claim.spec, (session, data_center), self.floor, nonce),
-            Some(_) if state.holds_nonce(&claim.nonces) => return true,
-            Some(owner) if buried && state.policy().is_some_and(|policy| policy.survives == Loss::Nothing) => {
-                // It ended with its node: the name is free, and its epochs go on.
-                let epoch = self.next_epoch(owner.epoch.max(state.highest.map_or(Epoch(0), |highest| highest.0)));
-                let owner = Owner { session, data_center: data_center.clone(), epoch, handed: false };
-                NameDocument::created(&claim.spec, (session, data_center), Epoch(0), nonce).owned(&owner, nonce)
-            }
-            Some(owner) => {
-                let Some(stored) = &state.document else { return false };
-                let row = NameRow {
-                    spec: Arc::clone(&stored.spec),
-                    owner: owner.clone(),
-                    actor: stored.body.actor,
-                    title: None,
-                };
-                let holder = Box::new(NameEntry {
-                    spec: (*row.spec).clone(),
-                    holder: self.holder(owner.session),
-                    session: owner.session,
-                    data_center: owner.data_center.clone(),
-                    epoch: owner.epoch,
-                    actor: row.actor,
-                });
-                self.end_claim(name, Err(OwnershipError::NameTaken { name: name.to_owned(), holder }));
-                return false;
-            }
-        };
-        if let Some(claim) = self.names.get_mut(name).and_then(|state| state.claim.as_mut()) {
-            claim.nonces.push(nonce);
-        }
-        self.write_name(name, body, false);
-        true
-    }
-
     fn write_note(&mut self, name: &str, thing: &Thing) -> bool {
         let held = self.holds.get(thing).and_then(Hold::title).map(Title::epoch);
         let nonce = self.nonce();
@@ -422,9 +285,7 @@ impl Core {
         if held != Some(epoch) || state.owner.as_ref().is_none_or(|owner| owner.epoch != epoch) {
             return false;
         }
-        let handed = state.owner.as_ref().is_some_and(|owner| owner.handed);
         let body = stored.body.with_actor(epoch, actor, nonce);
-        let _ = handed;
         self.write_name(name, body, false);
         true
     }
@@ -490,7 +351,7 @@ impl Core {
             }
         }
         if matches!(answer, Written::Failed(Outcome::Unknown)) && self.plants(Plant::StartUnasked) {
-            self.start_unasked(name, now);
+            self.start_unasked(name);
         }
     }
 
@@ -516,7 +377,7 @@ impl Core {
     }
 
     /// The bug on purpose: what was not answered is taken for accepted.
-    fn start_unasked(&mut self, name: &str, now: Instant) {
+    fn start_unasked(&mut self, name: &str) {
         let thing = Thing::Name(name.to_owned());
         let epoch = self.entry(&thing).map(|(owner, _)| owner.epoch.next());
         let lease = self.own.open().map(|open| open.lease.clone());
@@ -524,12 +385,12 @@ impl Core {
             let title = Title::new(epoch, lease, crate::policy::Strictness::Strict);
             self.holds.insert(thing.clone(), Hold::Held { title: title.clone(), adopting: None });
             self.dirty_thing(&thing);
-            self.name_titled(name, &title, false, now);
+            self.name_titled(name, &title, false);
         }
     }
 
     /// A name has its title: whoever claimed it is told, or its actor is to be started.
-    pub(super) fn name_titled(&mut self, name: &str, title: &Title, handed: bool, now: Instant) {
+    pub(super) fn name_titled(&mut self, name: &str, title: &Title, handed: bool) {
         let thing = Thing::Name(name.to_owned());
         let Some(state) = self.names.get(name) else { return };
         if state.claim.as_ref().is_some_and(|claim| state.holds_nonce(&claim.nonces)) {
@@ -551,7 +412,6 @@ impl Core {
             *adopting = Some(token);
         }
         self.order(OrderOut::Adopt { entry, title: title.clone(), handed, token });
-        let _ = now;
     }
 
     /// The actor of a name did not start here: the next candidate is to have it.

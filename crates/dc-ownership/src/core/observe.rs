@@ -22,7 +22,9 @@ pub(super) struct Seen {
     pub(super) document: Option<SessionDocument>,
     /// On this node's clock, when it was last seen to change; vanishing is a change.
     pub(super) since: Instant,
-    /// When its tombstone was seen here.
+    /// When a tombstone of it was first seen here, proved or not.
+    pub(super) grave: Option<Instant>,
+    /// When it was known here to be over: its tombstone is proved, or a TTL has passed since it was seen.
     pub(super) buried: Option<Instant>,
     /// When it last showed a sign of life.
     pub(super) alive: Option<Instant>,
@@ -39,6 +41,7 @@ impl Seen {
             version: None,
             document: None,
             since: now,
+            grave: None,
             buried: None,
             alive: None,
             silent: false,
@@ -50,7 +53,7 @@ impl Seen {
 
     /// Where it is, unless it is known to be gone.
     pub(super) fn holder(&self) -> Option<Holder> {
-        let document = self.document.as_ref().filter(|_| self.version.is_some() && self.buried.is_none())?;
+        let document = self.document.as_ref().filter(|_| self.version.is_some() && self.grave.is_none())?;
         Some(Holder {
             session: self.id,
             node: document.node,
@@ -70,7 +73,7 @@ impl Core {
         self.raise_floor(document.floor, now);
         let mine = self.own.id() == Some(id);
         let seen = self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
-        if seen.buried.is_some() {
+        if seen.grave.is_some() {
             // A tombstone is never replaced: the store was set back, and its version will show it.
             return;
         }
@@ -95,13 +98,17 @@ impl Core {
         }
     }
 
-    pub(super) fn session_buried(&mut self, id: SessionId, version: Version, now: Instant) {
+    pub(super) fn session_buried(&mut self, id: SessionId, proved: bool, version: Version, now: Instant) {
         let mine = self.own.id() == Some(id);
         let seen = self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
         seen.version = Some(version);
         seen.since = now;
-        let first = seen.buried.is_none();
-        seen.buried.get_or_insert(now);
+        let first = seen.grave.is_none();
+        seen.grave.get_or_insert(now);
+        if proved {
+            seen.buried.get_or_insert(now);
+        }
+        self.timers.at(now, Timer::Unit(Unit::Session(id)));
         self.over.remove(&id);
         self.live_stale = true;
         self.out.dirty_sessions = true;
@@ -129,6 +136,7 @@ impl Core {
             return;
         }
         seen.since = now;
+        seen.grave = None;
         seen.buried = None;
         self.live_stale = true;
         self.out.dirty_sessions = true;

@@ -61,7 +61,7 @@ impl Core {
             .sessions
             .iter()
             .filter(|(id, _)| self.own.id() != Some(**id) && !self.over.contains(id))
-            .filter(|(_, seen)| seen.version.is_some() && seen.buried.is_none() && now < seen.since + seen.ttl(ttl))
+            .filter(|(_, seen)| seen.version.is_some() && seen.grave.is_none() && now < seen.since + seen.ttl(ttl))
             .filter_map(|(id, seen)| {
                 let document = seen.document.as_ref()?;
                 Some(Live {

@@ -30,8 +30,22 @@ impl Core {
         if seen.buried.is_some() {
             return;
         }
-        // (1) a full TTL on this node's clock without a change.
-        let silent_at = seen.since + seen.ttl(ttl);
+        if let Some(grave) = seen.grave {
+            // Put there on absence, it ends all renewals, and not the lease: that is over a TTL later.
+            let over = grave + seen.ttl(ttl);
+            if now < over {
+                self.timers.at(over, Timer::Unit(Unit::Session(id)));
+                return;
+            }
+            seen.buried = Some(now);
+            for unit in self.named.get(&id).into_iter().flatten() {
+                self.timers.at(now, Timer::Unit(unit.clone()));
+            }
+            return;
+        }
+        // (1) a full TTL on this node's clock without a change. Absence cannot be watched: it is settled at once.
+        let absent = seen.version.is_none();
+        let silent_at = if absent { seen.since } else { seen.since + seen.ttl(ttl) };
         if now < silent_at {
             self.timers.at(silent_at, Timer::Unit(Unit::Session(id)));
             return;
@@ -50,7 +64,8 @@ impl Core {
         }
         let rank = self.rank_to_bury(id, now);
         let Some(seen) = self.sessions.get_mut(&id) else { return };
-        let due = silent_at.max(entry_since + seen.ttl(ttl)).max(seen.retry_at) + self.options.step() * rank;
+        let unchanged = if absent { silent_at } else { entry_since + seen.ttl(ttl) };
+        let due = silent_at.max(unchanged).max(seen.retry_at) + self.options.step() * rank;
         if now < due {
             self.timers.at(due, Timer::Unit(Unit::Session(id)));
             return;
@@ -77,6 +92,7 @@ impl Core {
         let body = match seen.and_then(|seen| seen.document.clone()) {
             Some(mut document) => {
                 document.tombstone = true;
+                document.proved = version.is_some();
                 document.nonce = nonce;
                 document.write()
             }
@@ -93,7 +109,7 @@ impl Core {
             self.finish_stop(id);
             return;
         };
-        if seen.buried.is_some() || seen.version.is_none() {
+        if seen.grave.is_some() || seen.version.is_none() {
             self.over.remove(&id);
             self.finish_stop(id);
         } else if seen.retry_at > now {

@@ -12,7 +12,7 @@ use super::{
     timers::Timer,
 };
 use crate::{
-    documents::{KindDocument, NameDocument, SessionDocument, SlotsDocument, Unit, is_tombstone},
+    documents::{KindDocument, NameDocument, SessionDocument, SlotsDocument, Unit, tombstone},
     event::OwnershipEvent,
 };
 
@@ -20,8 +20,7 @@ use crate::{
 const REMOVED_KEPT: usize = 65_536;
 
 impl Core {
-    /// Something happened. Call [`tick`](Self::tick) is part of it: nothing is taken in after a lease has ended that
-    /// still believes in it.
+    /// Something happened. It [`tick`](Self::tick)s first: nothing is taken in under a lease that has ended.
     pub fn put(&mut self, input: Input, now: Instant) {
         self.tick(now);
         match input {
@@ -106,7 +105,9 @@ impl Core {
     fn take_in(&mut self, unit: &Unit, document: &Document, now: Instant) -> Result<(), String> {
         let version = document.version;
         match unit {
-            Unit::Session(id) if is_tombstone(&document.body) => self.session_buried(*id, version, now),
+            Unit::Session(id) if tombstone(&document.body).is_some() => {
+                self.session_buried(*id, tombstone(&document.body) == Some(true), version, now);
+            }
             Unit::Session(id) => self.session_seen(*id, SessionDocument::read(&document.body)?, version, now),
             Unit::Slots(group, number) => {
                 let read = SlotsDocument::read(&document.body)?;

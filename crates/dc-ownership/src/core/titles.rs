@@ -161,7 +161,7 @@ impl Core {
             self.holds.insert(thing.clone(), Hold::Held { title: title.clone(), adopting: None });
             self.dirty_thing(&thing);
             if let Thing::Name(name) = &thing {
-                self.name_titled(name, &title, handed, now);
+                self.name_titled(name, &title, handed);
             }
             self.drain_more(&thing, now);
         }
