@@ -100,7 +100,7 @@ async fn drive(options: &Options, seed: u64, dir: &std::path::Path) -> anyhow::R
     }
     let store = servers::store(options.control_plane, options.store_servers).await?;
     let mut rng = Rng::new(now_us());
-    let listens = free_addresses(places, || rng.next())?;
+    let listens = free_addresses(places, || rng.draw())?;
     let network = Network::new(listens.clone());
     let (watch, reading) = Watch::begin(logs.clone(), options.nodes, network.clone());
     let (said, heard) = mpsc::unbounded_channel();
@@ -149,7 +149,7 @@ async fn sample(watch: Arc<Watch>) {
         every.tick().await;
         watch.sample();
         count += 1;
-        if count % 5 == 0 && watch.sampling.load(Ordering::Relaxed) {
+        if count.is_multiple_of(5) && watch.sampling.load(Ordering::Relaxed) {
             progress(&watch);
         }
     }

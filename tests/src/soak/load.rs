@@ -91,8 +91,8 @@ impl Sender {
     pub(crate) async fn run(mut self) {
         loop {
             let sent = match self.rng.range(0..1000) {
-                0..720 => self.to_target().await,
-                720..960 => self.to_grain().await,
+                0..720 => self.send_to_target().await,
+                720..960 => self.send_to_grain().await,
                 960..992 => self.look_up().await,
                 _ => self.spawn().await,
             };
@@ -137,7 +137,7 @@ impl Sender {
         self.pad.slice(..size as usize)
     }
 
-    async fn to_target(&mut self) -> u32 {
+    async fn send_to_target(&mut self) -> u32 {
         let spec = &self.load.spec;
         let number = self.rng.index(spec.slots * spec.targets);
         if !self.targets.contains_key(&number) {
@@ -167,7 +167,7 @@ impl Sender {
         (0..count).map(|_| put(self)).collect()
     }
 
-    async fn to_grain(&mut self) -> u32 {
+    async fn send_to_grain(&mut self) -> u32 {
         let grain = 1 + self.rng.range(0..u64::from(self.load.spec.grains)) as u32;
         let count = self.rng.range(1..5);
         let puts = self.puts(count);

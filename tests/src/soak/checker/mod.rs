@@ -10,6 +10,7 @@
 //! | R2 | a message handled twice, or more than [`LATE`] after it was sent |
 //! | R3 | a message that certainly did not run, and ran; one that was acknowledged, and did not |
 //! | A4 | an accepted tell never handled, though both nodes lived and their link stood; an answer by one who did not handle it |
+//! | L3 | a spawn that starts two actors, out of A2's limit: while members disagree each side may have one |
 //! | G1 | a message handled by two activations; two activations of a grain at work at once, out of the documented limits (G2) |
 //!
 //! Reading order: [`Checker::take`], [`Checker::advance`], [`World`].
@@ -81,8 +82,18 @@ const KEPT: usize = 100;
 
 #[derive(Debug)]
 enum Suspicion {
-    Overtaken { entry: Entry, young: bool },
-    Twice { overlap: Overlap, entry: Entry },
+    Overtaken {
+        entry: Entry,
+        young: bool,
+    },
+    Twice {
+        overlap: Overlap,
+        entry: Entry,
+    },
+    /// A spawn that started a second actor, on another node.
+    Again {
+        entry: Entry,
+    },
 }
 
 /// The checker.
@@ -157,7 +168,9 @@ impl Checker {
         let before = std::mem::replace(&mut slot.handled_by, entry.activation);
         slot.sent_us = entry.sent_us;
         let told = slot.told;
-        if before != 0 {
+        if before != 0 && entry.class == Class::Spawn && before != entry.activation {
+            self.suspicions.push((entry.at_us, Suspicion::Again { entry: *entry }));
+        } else if before != 0 {
             let rule = if before == entry.activation { "R2" } else { "G1" };
             let text = format!("{who} was handled twice: by {before:#x} and by {:#x}", entry.activation);
             self.wrong(rule, text, entry.at_us);
@@ -220,6 +233,10 @@ impl Checker {
         for (at_us, suspicion) in ripe {
             match suspicion {
                 Suspicion::Overtaken { entry, young } => self.judge_order(&entry, young, world),
+                Suspicion::Again { entry } if world.disturbed(entry.at_us) => self.totals.spawns_twice += 1,
+                Suspicion::Again { entry } => {
+                    self.wrong("L3", format!("{} started a second actor", describe(&entry, world)), at_us);
+                }
                 Suspicion::Twice { overlap, .. } if world.disturbed(overlap.at_us) => self.totals.grains_twice += 1,
                 Suspicion::Twice { overlap, entry } => {
                     // Once for each two: they overlap with every message.

@@ -122,6 +122,13 @@ fn r3_what_was_acknowledged_and_never_ran_is_found() {
 }
 
 #[test]
+fn l3_a_spawn_that_starts_two_actors_is_found_unless_members_disagreed() {
+    let started = |by| Entry { class: Class::Spawn, ..handled(1, by) };
+    assert_eq!(broken(&[started(A), started(B)], &Still::default()), ["L3"]);
+    assert!(broken(&[started(A), started(B)], &Still { disturbed: true, ..Still::default() }).is_empty());
+}
+
+#[test]
 fn a4_an_answer_by_another_than_the_one_who_handled_it_is_found() {
     assert_eq!(broken(&[handled(1, A), told(1, Outcome::Acknowledged, B)], &Still::default()), ["A4"]);
 }

@@ -72,6 +72,8 @@ pub struct Totals {
     pub tells_lost: u64,
     /// Moments at which a grain was active twice within the documented limits: allowed.
     pub grains_twice: u64,
+    /// Spawns that started one actor on each side while members disagreed: allowed.
+    pub spawns_twice: u64,
     /// Acknowledged messages whose handling was found in a log, once.
     pub confirmed: u64,
     /// Refused messages that were followed and never ran.
