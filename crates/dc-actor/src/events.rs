@@ -14,6 +14,7 @@ use std::{
 };
 
 use dc_core::{DataCenterId, DataCenterState, NodeId};
+use dc_ownership::OwnershipEvent;
 use futures::Stream;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -104,6 +105,8 @@ pub enum Event {
         /// Its identity.
         id: String,
     },
+    /// What this node's part in global ownership has done or seen: sessions, take-overs, conflicts, moves given up.
+    Ownership(Arc<OwnershipEvent>),
     /// Something global that was owned here was handed over (G5).
     GlobalMoved {
         /// The name, or the slot of grains.

@@ -43,7 +43,10 @@ pub mod opened {
 }
 
 pub use dc_macros::{RemoteActor, RemoteMessage};
-pub use dc_ownership::policy::{Failback, Loss, OnLoss, Strictness};
+pub use dc_ownership::{
+    OwnershipEvent, OwnershipOptions, OwnershipOptionsBuilder,
+    policy::{Failback, Loss, OnLoss, Strictness},
+};
 #[cfg(feature = "tls")]
 pub use dc_remoting::{CertificateName, TlsConfig, TlsConfigBuilder, TlsError, TlsRefusal};
 
@@ -61,6 +64,9 @@ pub use crate::{
     reference::Ref,
     send::{Ask, AskFuture, Tell, TellFuture},
     snapshot::Snapshot,
-    spawn::{Spawn, SpawnFuture, SpawnOn},
-    system::{ActorSystem, ActorSystemBuilder, ConfigError, DataCenterInfo, StartError},
+    spawn::{Spawn, SpawnFuture, SpawnGlobal, SpawnOn},
+    system::{
+        ActorSystem, ActorSystemBuilder, ConfigError, DataCenterInfo, Drain, DrainOptions, DrainOutcome, DrainProgress,
+        StartError,
+    },
 };

@@ -22,6 +22,8 @@ use tracing::Instrument;
 
 use crate::{
     error::Error,
+    global::Located,
+    grain::NotFound,
     host::Key,
     link,
     message::RemoteActor,
@@ -37,18 +39,25 @@ pub struct ActorOf<A: RemoteActor> {
     system: ActorSystem,
     name: String,
     among: Option<DataCenterSelector>,
+    global: bool,
     timeout: Option<Duration>,
     kind: std::marker::PhantomData<fn() -> A>,
 }
 
 impl<A: RemoteActor> ActorOf<A> {
     pub(crate) fn new(system: ActorSystem, name: String) -> Self {
-        Self { system, name, among: None, timeout: None, kind: std::marker::PhantomData }
+        Self { system, name, among: None, global: false, timeout: None, kind: std::marker::PhantomData }
     }
 
     /// Only in datacenters that match, which may be the own one.
     pub fn in_data_center(mut self, selector: impl Into<DataCenterSelector>) -> Self {
         self.among = Some(selector.into());
+        self
+    }
+
+    /// Only among global names.
+    pub fn global(mut self) -> Self {
+        self.global = true;
         self
     }
 
@@ -82,12 +91,14 @@ impl<A: RemoteActor> IntoFuture for ActorOf<A> {
                 among.check()?;
             }
             let node = self.system.node();
-            let hit = find(node, &self.name, self.among.as_ref(), self.timeout).await?;
+            let hit = find(node, &self.name, self.among.as_ref(), self.global, self.timeout).await?;
             if hit.kind != A::KIND {
                 let (name, found) = (self.name, hit.kind);
                 return Err(Error::WrongKind { name, expected: A::KIND.to_owned(), found });
             }
-            Ok(Ref::at(node, hit.at, Key::Name(self.name.into())))
+            let name = self.name.into();
+            let key = if hit.epoch == 0 { Key::Name(name) } else { Key::Global(name) };
+            Ok(Ref::at(node, Located { at: hit.at, epoch: hit.epoch }, key))
         };
         ActorOfFuture(Box::pin(found.instrument(span)))
     }
@@ -98,12 +109,15 @@ impl<A: RemoteActor> IntoFuture for ActorOf<A> {
 struct Hit {
     kind: String,
     at: Location,
+    /// Of a global name; else 0.
+    epoch: u64,
 }
 
 async fn find(
     node: &Arc<Node>,
     name: &str,
     among: Option<&DataCenterSelector>,
+    only_global: bool,
     timeout: Option<Duration>,
 ) -> Result<Hit, Error> {
     let wanted = |id: &DataCenterId| match among {
@@ -111,13 +125,18 @@ async fn find(
         Some(_) if id == node.data_center().id() => among.is_none_or(|among| among.matches(node.data_center())),
         Some(among) => node.table().snapshot().get(id).is_some_and(|entry| among.matches(entry.data_center())),
     };
+    let after = timeout.unwrap_or(node.options().lookup_timeout);
+    let mut unanswered = Vec::new();
+    if only_global {
+        node.global(|| format!("the name {name:?}"))?;
+        let hit = global_hit(node, name, &wanted, after, &mut unanswered).await?;
+        return hit.ok_or_else(|| Error::ActorNotFound { actor: name.to_owned(), unanswered });
+    }
     if let Some(hit) = node.names().get(name)
         && wanted(&hit.at.dc)
     {
         return Ok(hit);
     }
-    let after = timeout.unwrap_or(node.options().lookup_timeout);
-    let mut unanswered = Vec::new();
     if wanted(node.data_center().id()) {
         match own(node, name, after).await {
             Ok(Some(hit)) => return Ok(hit),
@@ -128,6 +147,9 @@ async fn find(
             }
         }
     }
+    if let Some(hit) = global_hit(node, name, &wanted, after, &mut unanswered).await? {
+        return Ok(hit);
+    }
     match elsewhere(node, name, &wanted, after, &mut unanswered).await? {
         Some(hit) => {
             node.names().remember(name, hit.clone());
@@ -137,10 +159,32 @@ async fn find(
     }
 }
 
+/// A global name, owned in a datacenter that is wanted. Where that cannot be known now, others are asked all the same.
+async fn global_hit(
+    node: &Arc<Node>,
+    name: &str,
+    wanted: &impl Fn(&DataCenterId) -> bool,
+    after: Duration,
+    unanswered: &mut Vec<String>,
+) -> Result<Option<Hit>, Error> {
+    if node.try_global().is_none() {
+        return Ok(None);
+    }
+    match crate::global::locate_name(node, name, node.clock().now() + after, None).await {
+        Ok((found, kind)) => Ok(wanted(&found.at.dc).then_some(Hit { kind, at: found.at, epoch: found.epoch })),
+        Err(NotFound { error: Error::ActorNotFound { .. }, lasting: true }) => Ok(None),
+        Err(NotFound { error, .. }) => {
+            tracing::debug!(name, %error, "whether a name is global is not known");
+            unanswered.push(format!("global names ({error})"));
+            Ok(None)
+        }
+    }
+}
+
 async fn own(node: &Arc<Node>, name: &str, after: Duration) -> Result<Option<Hit>, Error> {
     let found = node.directory().lookup(&name_key(name), after).await;
     let entry = found.map_err(|err| directory_error(node, err))?;
-    Ok(entry.map(|entry| Hit { at: entry_location(node, &entry), kind: entry.kind }))
+    Ok(entry.map(|entry| Hit { at: entry_location(node, &entry), kind: entry.kind, epoch: 0 }))
 }
 
 /// Asks the other datacenters, all at once.
@@ -183,7 +227,7 @@ async fn elsewhere(
     let alone = asked.len() == 1;
     while let Some((dc, answer)) = asked.next().await {
         match answer.flatten().and_then(|place| Ok((place.location()?, place.kind))) {
-            Ok((Some(at), kind)) => return Ok(Some(Hit { kind, at })),
+            Ok((Some(at), kind)) => return Ok(Some(Hit { kind, at, epoch: 0 })),
             Ok((None, _)) => {}
             // There is nobody else who might have it.
             Err(error @ Error::Unauthorized { .. }) if alone => return Err(error),

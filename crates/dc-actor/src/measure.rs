@@ -32,6 +32,14 @@ pub(crate) fn activation(kind: &'static str) {
     let _ = kind;
 }
 
+/// Counts what happened to global ownership, by name.
+pub(crate) fn ownership(event: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("multidc_ownership_events_total", "event" => event).increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = event;
+}
+
 /// Counts a routing decision: `chosen`, or the name of the refusal.
 pub(crate) fn placement(outcome: &'static str) {
     #[cfg(feature = "metrics")]
@@ -83,6 +91,7 @@ mod tests {
             super::actors("worker", 1);
             super::activation("cart");
             super::placement("chosen");
+            super::ownership("takeover");
             super::unauthorized(&"dc-2".parse().unwrap());
         });
         let recorded = names.0.lock().unwrap().clone();
@@ -93,6 +102,7 @@ mod tests {
                 "multidc_actors{kind=worker}",
                 "multidc_grain_activations_total{kind=cart}",
                 "multidc_placements_total{outcome=chosen}",
+                "multidc_ownership_events_total{event=takeover}",
                 "multidc_unauthorized_total{data_center=dc-2}",
             ]
         );

@@ -31,6 +31,7 @@ pub(crate) fn serve(node: &Arc<Node>, services: &Services) {
         wire::FIND,
         wire::OWNED,
         wire::OFFER,
+        wire::FLOOR,
     ] {
         services.set_service(service, Arc::new(Questions { system: node.weak(), service }));
     }
@@ -166,6 +167,7 @@ async fn answer(
             node.authorise(&from.dc, Wish::LookUp)?;
             global::asked_to_find(node, wire::read("a question for a global name", body)?, left).await
         }
+        wire::FLOOR => global::asked_for_floor(node),
         wire::OFFER => global::asked_to_take(node, wire::read("an offer", body)?),
         wire::LOCATE | wire::ACTIVATE | wire::OWNED => {
             let body: wire::GrainBody = wire::read("a question for a grain", body)?;

@@ -1,5 +1,6 @@
 //! Starting actors: here, on a node, or in a datacenter that is chosen for it.
 
+mod global;
 mod here;
 
 use std::{
@@ -20,6 +21,7 @@ use tracing::Instrument;
 
 use crate::{
     error::Error,
+    global::Located,
     host::Key,
     kind::encode_args,
     link, measure,
@@ -29,6 +31,7 @@ use crate::{
     wire::{self, Place, SpawnBody},
 };
 
+pub use global::SpawnGlobal;
 pub(crate) use here::{Held, lost, must_not_stay, name_key, stop_again};
 use here::{Made, here};
 
@@ -123,6 +126,12 @@ where
         self
     }
 
+    /// Under a name that is unique in all datacenters: one in the world (G2). It starts where this spawn would have,
+    /// and lives where what is declared of it allows.
+    pub fn global(self) -> SpawnGlobal<A> {
+        SpawnGlobal::new(self)
+    }
+
     /// How the node is chosen. Default: the system's strategy.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = Some(strategy);
@@ -160,10 +169,10 @@ where
         let node = self.system.node().clone();
         let after = self.timeout.unwrap_or(node.options().spawn_timeout);
         let request: u128 = rand::random();
-        let location = match &self.place {
-            Where::Here => here_typed::<A>(&node, Some(&self.name), request, self.args, after).await?,
+        let location: Located = match &self.place {
+            Where::Here => here_typed::<A>(&node, Some(&self.name), request, self.args, after).await?.into(),
             Where::Node(id) if *id == node.id() => {
-                here_typed::<A>(&node, Some(&self.name), request, self.args, after).await?
+                here_typed::<A>(&node, Some(&self.name), request, self.args, after).await?.into()
             }
             Where::Node(id) => {
                 let endpoint = endpoint_of(&node, *id)?;
@@ -233,9 +242,9 @@ struct Far<'a> {
 impl Far<'_> {
     /// Tries endpoint after endpoint, of the chosen datacenter first. Repeating is safe: the request id is kept by
     /// the datacenter's directory (L3). Another datacenter is tried only while nothing may have run.
-    async fn run(&self) -> Result<Location, Error> {
+    async fn run(&self) -> Result<Located, Error> {
         let mut tried: Vec<Endpoint> = Vec::new();
-        let mut failed = Failed::default();
+        let mut failed = Failed { last: None, global: !self.body.policy.is_empty() };
         loop {
             let chosen = match self.choose(&tried) {
                 Ok(chosen) => chosen,
@@ -290,7 +299,7 @@ impl Far<'_> {
         (!left.is_zero()).then(|| share.max(Duration::from_millis(100)).min(left))
     }
 
-    async fn ask(&self, target: &NodeEndpoint, share: Duration) -> Result<Location, Error> {
+    async fn ask(&self, target: &NodeEndpoint, share: Duration) -> Result<Located, Error> {
         if target.node == self.node.id() {
             let place = asked(self.node, self.body.clone(), share).await?;
             return located(&place, &self.body.name);
@@ -309,6 +318,8 @@ impl Far<'_> {
 #[derive(Default)]
 struct Failed {
     last: Option<Error>,
+    /// Of a global name, which an earlier try may have claimed.
+    global: bool,
 }
 
 impl Failed {
@@ -325,8 +336,8 @@ impl Failed {
 
     /// The error of the spawn where no other node is tried after `error`.
     fn with_final(mut self, error: Error) -> Error {
-        // A name that another actor holds was not claimed by any of the tries.
-        if matches!(error, Error::NameTaken { .. }) {
+        // A per-DC name that another actor holds was not claimed by any of the tries: the directory remembers them.
+        if matches!(error, Error::NameTaken { .. }) && !self.global {
             return error;
         }
         self.add(error.clone());
@@ -370,15 +381,16 @@ async fn ask_spawn(
     id: NodeId,
     body: &SpawnBody,
     after: Duration,
-) -> Result<Location, Error> {
+) -> Result<Located, Error> {
     let to = format!("node {} at {endpoint}", id.short());
     let answer = node.peer(endpoint, id).call_for_answer(wire::SPAWN, wire::write(body), after).await;
     let answer = answer.map_err(|err| link::link_error(&err, &to))?;
     located(&wire::read_answer(answer.status, answer.body)?, &body.name)
 }
 
-fn located(place: &Place, name: &str) -> Result<Location, Error> {
-    place.location()?.ok_or_else(|| Error::not_found(name))
+fn located(place: &Place, name: &str) -> Result<Located, Error> {
+    let at = place.location()?.ok_or_else(|| Error::not_found(name))?;
+    Ok(Located { at, epoch: place.epoch })
 }
 
 /// A placement's refusal as ours.
@@ -435,6 +447,9 @@ pub(crate) async fn asked(node: &Arc<Node>, body: SpawnBody, left: Duration) -> 
     if let Some(name) = name {
         check_name("name", name)?;
     }
+    if !body.policy.is_empty() {
+        return global::asked(node, body, request, left).await;
+    }
     let (kind, _) = node.kinds().actor(&body.kind).ok_or_else(|| unknown_kind(node, &body.kind))?;
     let made = here(node, kind, name, request, left, {
         let (node, kind, args) = (node.clone(), body.kind.clone(), body.args.clone());
@@ -449,7 +464,7 @@ pub(crate) async fn asked(node: &Arc<Node>, body: SpawnBody, left: Duration) -> 
         Made::Earlier { node: id, endpoint, location } if id != node.id() && !body.passed_on => {
             let again = SpawnBody { passed_on: true, ..body };
             match ask_spawn(node, &endpoint, id, &again, left).await {
-                Ok(location) => Ok(Place::at(kind, &location)),
+                Ok(found) => Ok(Place::at(kind, &found.at)),
                 Err(failed @ Error::StartFailed { .. }) => Err(failed),
                 Err(_) => Ok(Place::at(kind, &location)),
             }
@@ -543,10 +558,12 @@ mod tests {
         assert_eq!(failed.last, Some(lost.clone()));
         assert_eq!(failed.take_unsure(), Some(lost.clone()));
 
-        let unsure = || Failed { last: Some(lost.clone()) };
+        let unsure = || Failed { last: Some(lost.clone()), global: false };
         assert_eq!(unsure().with_final(missing.clone()), lost);
         assert_eq!(unsure().with_final(taken.clone()), taken, "then none of the tries had it");
-        assert_eq!(Failed { last: Some(dead) }.with_final(missing.clone()), missing);
+        let global = Failed { last: Some(lost.clone()), global: true };
+        assert_eq!(global.with_final(taken.clone()), lost, "an earlier try may be the one that has it");
+        assert_eq!(Failed { last: Some(dead), global: false }.with_final(missing.clone()), missing);
         assert_eq!(Failed::default().with_final(missing.clone()), missing);
     }
 }

@@ -30,6 +30,8 @@ pub(crate) const FIND: ServiceId = ServiceId(22);
 pub(crate) const OWNED: ServiceId = ServiceId(23);
 /// Takes state of something global that is about to be handed over.
 pub(crate) const OFFER: ServiceId = ServiceId(24);
+/// The highest epoch that the node which is asked remembers.
+pub(crate) const FLOOR: ServiceId = ServiceId(25);
 /// The kind and type of the message that ends what is forwarded in a hand-over. No kind has a `/` in its name.
 pub(crate) const LANDED: &str = "/landed";
 

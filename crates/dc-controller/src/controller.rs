@@ -103,8 +103,12 @@ impl Controller {
 
     /// Whether this datacenter still owns anything global: an intent of "out" ends INACTIVE only when not (P8).
     pub async fn set_owns_global(&self, owns: bool) {
-        // The task ends only with this handle.
-        let _ = self.commands.send(Command::OwnsGlobal(owns)).await;
+        self.owns_global().set(owns).await;
+    }
+
+    /// A way to say the same from a task of its own.
+    pub fn owns_global(&self) -> OwnsGlobal {
+        OwnsGlobal(self.commands.clone())
     }
 
     /// Writes the goodbye, within one request timeout, and stops both tasks. Dropped before its end, it is an abandon.
@@ -116,6 +120,19 @@ impl Controller {
         if let Some(cache) = self.cache.take() {
             cache.stop().await;
         }
+    }
+}
+
+/// Tells the registrar whether its datacenter owns anything global (P8). Cheap to clone; of no effect once the
+/// controller has stopped.
+#[derive(Clone, Debug)]
+pub struct OwnsGlobal(mpsc::Sender<Command>);
+
+impl OwnsGlobal {
+    /// Says so. Waits only while the registrar is behind with what it was told.
+    pub async fn set(&self, owns: bool) {
+        // A controller that has stopped has said goodbye.
+        let _ = self.0.send(Command::OwnsGlobal(owns)).await;
     }
 }
 

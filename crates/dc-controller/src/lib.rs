@@ -14,6 +14,6 @@ mod options;
 
 pub mod registrar;
 
-pub use controller::{Controller, Goodbye, Parts};
+pub use controller::{Controller, Goodbye, OwnsGlobal, Parts};
 pub use events::{ControllerEvent, RegistrarStatus, Role, TakeOver};
 pub use options::{ControllerOptions, ControllerOptionsBuilder};

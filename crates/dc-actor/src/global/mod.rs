@@ -6,6 +6,8 @@
 //! Reading order: [`Global`] (what a node has of it), [`standing`] (what runs under which title), [`names`], [`slots`],
 //! [`orders`] (what the driver asks), [`moves`] (handing over), [`landing`] (taking over in good order).
 
+mod floor;
+mod intent;
 mod landing;
 mod moves;
 mod names;
@@ -25,9 +27,11 @@ use dc_ownership::{
 use parking_lot::Mutex;
 
 pub(crate) use self::{
+    floor::{asked_for_floor, tell_events},
+    intent::follow_intent,
     landing::{asked_to_take, landed},
     moves::{Carrier, arrived_late},
-    names::{asked_to_find, locate as locate_name, spawn_here},
+    names::{Wanted, asked_to_find, locate as locate_name, spawn_here},
     orders::follow,
     slots::{asked_to_activate, locate as locate_grain},
     standing::Standing,
@@ -100,6 +104,11 @@ impl Global {
             Thing::Slot(group, slot) => self.ownership.slot_owner(*group, *slot).map(|(_, epoch)| epoch.0),
             Thing::Name(name) => self.ownership.known(name).map(|entry| entry.epoch.0),
         }
+    }
+
+    /// Whether anything that is owned runs here.
+    fn owns_here(&self) -> bool {
+        !self.standing.is_empty()
     }
 
     /// A moment on the clock of ownership.

@@ -55,7 +55,7 @@ pub(super) async fn quiesce(
     let held = async {
         global.standing.started(&thing).await;
         let cells = global.standing.cells(&thing);
-        cells.iter().for_each(|cell| drop(cell.core().gate.hold()));
+        cells.iter().for_each(|cell| _ = cell.core().gate.hold());
         try_join_all(cells.into_iter().map(finish)).await
     };
     let held = tokio::select! {

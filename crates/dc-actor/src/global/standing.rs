@@ -120,6 +120,11 @@ impl Standing {
         Some((state.cells.last()?.clone(), state.request))
     }
 
+    /// Whether anything runs under a title.
+    pub(super) fn is_empty(&self) -> bool {
+        self.things.lock().is_empty()
+    }
+
     /// Everything that runs under a title.
     pub(super) fn all(&self) -> Vec<Arc<dyn AnyCell>> {
         self.things.lock().values().flat_map(|state| state.cells.clone()).collect()

@@ -4,8 +4,9 @@ use std::{collections::HashSet, convert::Infallible, fmt, net::SocketAddr, sync:
 
 use dc_cluster::{ClusterConfig, ClusterConfigBuilder, Discovery, GossipKey, GossipTiming};
 use dc_controller::{ControllerOptions, ControllerOptionsBuilder};
-use dc_controlplane::{ControlPlane, TokioClock};
+use dc_controlplane::{ControlPlane, TokioClock, ownership::OwnershipStore};
 use dc_core::{DataCenter, Endpoint, Invalid, SharedClock, SystemName};
+use dc_ownership::{BootClock, OwnershipOptions, OwnershipOptionsBuilder};
 use dc_placement::Strategy;
 use dc_remoting::{RemotingConfig, RemotingConfigBuilder};
 use serde::{Serialize, de::DeserializeOwned};
@@ -40,6 +41,15 @@ pub enum ConfigError {
         kind: &'static str,
         /// The message's wire name.
         message: &'static str,
+    },
+    /// A kind of grain is global, and the control plane keeps no ownership.
+    #[error(
+        "grain kind {kind:?} is global, and this control plane keeps no ownership: use one that does (memory, NATS, \
+         etcd, SQLite), or another scope"
+    )]
+    NoOwnership {
+        /// The kind's wire name.
+        kind: &'static str,
     },
     /// A kind of grain does not say how an identity becomes arguments.
     #[error("grain kind {kind:?} needs `.args(..)`")]
@@ -79,7 +89,9 @@ pub struct ActorSystemBuilder {
     kinds: Kinds,
     names: HashSet<&'static str>,
     options: Options,
-    clock: SharedClock,
+    clock: Option<SharedClock>,
+    ownership: OwnershipOptions,
+    takes_part: bool,
     remoting: Tune<RemotingConfigBuilder>,
     cluster: Tune<ClusterConfigBuilder>,
     #[cfg(feature = "tls")]
@@ -103,7 +115,9 @@ impl ActorSystemBuilder {
             kinds: Kinds::default(),
             names: HashSet::new(),
             options: Options::default(),
-            clock: Arc::new(TokioClock),
+            clock: None,
+            ownership: OwnershipOptions::default(),
+            takes_part: true,
             remoting: None,
             cluster: None,
             #[cfg(feature = "tls")]
@@ -260,10 +274,29 @@ impl ActorSystemBuilder {
         self
     }
 
-    /// The clock by which leases, ages and deadlines are measured. Default: the runtime's.
+    /// The clock by which leases, ages and deadlines are measured. Default: the runtime's; for leases of ownership one
+    /// that goes on while the machine sleeps (G3).
     #[must_use]
     pub fn clock(mut self, clock: SharedClock) -> Self {
-        self.clock = clock;
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Leases, margins and pace of global ownership: `.ownership(|o| o.ttl(..))`.
+    #[must_use]
+    pub fn ownership(mut self, tune: impl FnOnce(OwnershipOptionsBuilder) -> OwnershipOptionsBuilder) -> Self {
+        match tune(OwnershipOptions::builder()).build() {
+            Ok(options) => self.ownership = options,
+            Err(invalid) => self.wrong.push(invalid.into()),
+        }
+        self
+    }
+
+    /// This node takes no part in global ownership: it keeps no session at the store, owns nothing global, and finds
+    /// nothing global. By default it takes part wherever its control plane keeps ownership.
+    #[must_use]
+    pub fn without_ownership(mut self) -> Self {
+        self.takes_part = false;
         self
     }
 
@@ -322,6 +355,10 @@ impl ActorSystemBuilder {
                 wrong.push(ConfigError::invalid(field, format!("{value:?}"), "must be above zero and at most a day"));
             }
         }
+        let ownership = plane.as_ref().filter(|_| self.takes_part).and_then(|plane| plane.ownership());
+        if plane.is_some() && ownership.is_none() {
+            wrong.extend(self.kinds.global_grains().map(|(kind, _)| ConfigError::NoOwnership { kind }));
+        }
         let cluster = keep(self.cluster_config(seeds), &mut wrong);
         self.options.fail_on_stale_cache = self.controller.fail_on_stale_cache();
         match (name, data_center, plane, listen, cluster) {
@@ -336,7 +373,12 @@ impl ActorSystemBuilder {
                     controller: self.controller,
                     kinds: self.kinds,
                     options: self.options,
-                    clock: self.clock,
+                    owned: ownership.map(|store| OwnedParts {
+                        store,
+                        options: self.ownership,
+                        clock: self.clock.clone().unwrap_or_else(|| Arc::new(BootClock::new())),
+                    }),
+                    clock: self.clock.unwrap_or_else(|| Arc::new(TokioClock)),
                     remoting: self.remoting,
                     #[cfg(feature = "tls")]
                     tls: self.tls,
@@ -365,6 +407,13 @@ impl ActorSystemBuilder {
     }
 }
 
+/// What global ownership is kept with.
+pub(super) struct OwnedParts {
+    pub(super) store: Arc<dyn OwnershipStore>,
+    pub(super) options: OwnershipOptions,
+    pub(super) clock: SharedClock,
+}
+
 /// A description that was found in order.
 pub(super) struct Parts {
     pub(super) name: SystemName,
@@ -377,6 +426,7 @@ pub(super) struct Parts {
     pub(super) kinds: Kinds,
     pub(super) options: Options,
     pub(super) clock: SharedClock,
+    pub(super) owned: Option<OwnedParts>,
     pub(super) remoting: Tune<RemotingConfigBuilder>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<dc_remoting::TlsConfig>,

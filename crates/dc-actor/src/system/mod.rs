@@ -5,6 +5,7 @@
 
 mod actors;
 mod builder;
+mod drain;
 mod follow;
 mod node;
 mod shutdown;
@@ -22,6 +23,7 @@ use dc_placement::Explanation;
 pub(crate) use self::node::{Node, Options};
 pub use self::{
     builder::{ActorSystemBuilder, ConfigError},
+    drain::{Drain, DrainOptions, DrainOutcome, DrainProgress},
     start::StartError,
 };
 use crate::{
@@ -114,7 +116,8 @@ impl ActorSystem {
         SpawnOn::new(self.clone(), name.into(), args)
     }
 
-    /// Finds an actor by its per-DC name: in the own datacenter first, then in all others at once (A2).
+    /// Finds an actor by its name: in the own datacenter first, then among global names, then in all other datacenters
+    /// at once (A2).
     /// The first hit wins and sticks: later calls on this node return the same actor while it lives.
     pub fn actor_of<A: RemoteActor>(&self, name: impl Into<String>) -> crate::lookup::ActorOf<A> {
         crate::lookup::ActorOf::new(self.clone(), name.into())
@@ -194,9 +197,27 @@ impl ActorSystem {
         self.node.actors().len()
     }
 
-    /// Ends this node's part of the system, in this order (D6): no new actors and no new grains; leadership handed
+    /// Drains this datacenter: writes the intent, which stands until an operator changes it (P8). Placements go
+    /// elsewhere, and each of its nodes hands over what it owns, one by one: actors with a [`Snapshot`](crate::Snapshot)
+    /// take their state along, others start again from their arguments (G5). Actors and grains that are not global
+    /// stay. `dcctl dc intent` does the same from anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OwnershipUnavailable`] where the intent could not be written: it may be, if the answer was lost.
+    pub async fn drain(&self, options: DrainOptions) -> Result<Drain, Error> {
+        Drain::begin(self.node.clone(), options).await
+    }
+
+    /// What has happened to this node's part in global ownership since the start, by name; empty where it has none.
+    pub fn ownership_stats(&self) -> Vec<(&'static str, u64)> {
+        self.node.try_global().map(|global| global.ownership.stats().pairs()).unwrap_or_default()
+    }
+
+    /// Ends this node's part of the system, in this order (D6): no new actors and no new grains; what it owns of global
+    /// names and grains handed over, to this datacenter first, within the shutdown grace; leadership handed
     /// over (or, on the last node, the datacenter deregistered); actors stopped, after what is in their mailboxes;
-    /// links closed; the cluster left. A second call waits for the first one to come to its end, and succeeds. An actor
+    /// its session ended; links closed; the cluster left. A second call waits for the first one to come to its end, and succeeds. An actor
     /// must not wait for it: it would wait for its own end.
     ///
     /// Once begun it goes on to its end: dropping the future only stops waiting for it.

@@ -11,7 +11,8 @@ use std::{
 
 use dc_cache::RoutingTable;
 use dc_cluster::{Cluster, Directory};
-use dc_controller::Controller;
+use dc_controller::{Controller, OwnsGlobal};
+use dc_controlplane::ControlPlane;
 use dc_core::{DataCenter, DcView, Endpoint, NodeId, SharedClock};
 use dc_placement::Strategy;
 use dc_remoting::{Peer, PeerTarget, Remoting};
@@ -61,6 +62,7 @@ impl Default for Options {
 
 /// What a node is made of when its parts have started.
 pub(crate) struct Made {
+    pub(crate) plane: Arc<dyn ControlPlane>,
     pub(crate) data_center: DataCenter,
     pub(crate) id: NodeId,
     pub(crate) endpoint: Endpoint,
@@ -77,6 +79,7 @@ pub(crate) struct Made {
 /// A running node.
 pub(crate) struct Node {
     this: Weak<Self>,
+    plane: Arc<dyn ControlPlane>,
     data_center: DataCenter,
     id: NodeId,
     endpoint: Endpoint,
@@ -108,6 +111,7 @@ impl Node {
     pub(crate) fn new(made: Made) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
+            plane: made.plane,
             data_center: made.data_center,
             id: made.id,
             endpoint: made.endpoint,
@@ -215,6 +219,15 @@ impl Node {
         Location { dc: self.data_center.id().clone(), node: self.id, endpoint: self.endpoint.clone(), actor }
     }
 
+    pub(crate) fn plane(&self) -> &Arc<dyn ControlPlane> {
+        &self.plane
+    }
+
+    /// The way to tell the registrar what its datacenter owns; `None` once the node ends.
+    pub(crate) fn owns_global(&self) -> Option<OwnsGlobal> {
+        self.controller.lock().as_ref().map(Controller::owns_global)
+    }
+
     /// What this node has of global ownership, if the control plane keeps any.
     pub(crate) fn try_global(&self) -> Option<&Arc<Global>> {
         self.global.get()
@@ -314,9 +327,15 @@ impl Node {
         }
         // References may outlive the system, and this node with them: what others see of it ends here.
         drop(self.take_cluster());
-        let remoting = self.remoting.clone();
+        let (remoting, global) = (self.remoting.clone(), self.try_global().cloned());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { remoting.shutdown(Duration::ZERO).await });
+            // All titles end at once; others may take over as soon as the store knows.
+            runtime.spawn(async move {
+                if let Some(global) = global {
+                    global.ownership.stop().await;
+                }
+            });
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use dc_controller::Goodbye;
+use dc_ownership::DrainOptions;
 use futures::{FutureExt, future::join_all};
 
 use super::{actors::Actors, node::Node};
@@ -39,10 +40,15 @@ fn cut_short(node: &Node, reason: &str) -> Error {
 async fn in_order(node: &Arc<Node>) -> Result<(), Error> {
     tracing::info!(node = %node.label(), "shutting down");
     node.stop_accepting();
+    hand_over(node).await;
     if let Some(controller) = node.take_controller() {
         controller.stop(Goodbye::HandOver).await;
     }
     let stopped = stop_actors(node).await;
+    if let Some(global) = node.try_global() {
+        // Ends its session: what could not be handed over may be taken over at once.
+        global.ownership.stop().await;
+    }
     node.stop_tasks();
     node.remoting().shutdown(LINKS_GRACE).await;
     if let Some(cluster) = node.take_cluster() {
@@ -50,6 +56,25 @@ async fn in_order(node: &Arc<Node>) -> Result<(), Error> {
     }
     tracing::info!(node = %node.label(), "shut down");
     stopped
+}
+
+/// What this node owns goes to other nodes of its datacenter, or elsewhere where that is allowed, within the grace.
+async fn hand_over(node: &Arc<Node>) {
+    let Some(global) = node.try_global() else { return };
+    let mut drain = global.ownership.drain(DrainOptions::node());
+    let moved = async {
+        while let Some(progress) = drain.next().await {
+            let nowhere = progress.left > 0 && progress.stuck >= progress.left;
+            if progress.end.is_some() || nowhere {
+                return;
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(node.options().shutdown_grace, moved).await.is_ok();
+    let progress = drain.progress();
+    if progress.left > 0 {
+        tracing::warn!(node = %node.label(), left = progress.left, moved = progress.moved, in_time, "not everything global could be handed over: the rest is taken over");
+    }
 }
 
 /// Actors finish what is in their mailboxes; those that do not in time are killed.

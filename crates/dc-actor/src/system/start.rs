@@ -6,15 +6,19 @@ use dc_cache::{CacheOptions, RoutingTable};
 use dc_cluster::{Cluster, ClusterError};
 use dc_controller::{Controller, Parts as ControllerParts};
 use dc_core::{Invalid, NodeId, Owner};
+use dc_ownership::{Me, Ownership, Parts as OwnershipParts};
 use dc_remoting::{Remoting, Services, bind_one_port};
 
 use super::{
     ActorSystem, ConfigError,
-    builder::Parts,
+    builder::{OwnedParts, Parts},
     follow,
     node::{Made, Node},
 };
-use crate::{grain, receive};
+use crate::{
+    global::{self, Global},
+    grain, receive,
+};
 
 /// Why a system did not start.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +63,7 @@ pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
     let table = RoutingTable::new(parts.clock.clone(), cache_options(&parts.controller)?);
     let request_timeout = parts.controller.request_timeout();
     let controller = Controller::start(ControllerParts {
-        plane: parts.plane,
+        plane: parts.plane.clone(),
         data_center: parts.data_center.clone(),
         me: Owner { node: id, endpoint: endpoint.clone() },
         options: parts.controller,
@@ -69,7 +73,9 @@ pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
         seed,
     })?;
     let of_cluster = cluster.events();
+    let owned = parts.owned.take();
     let node = Node::new(Made {
+        plane: parts.plane,
         data_center: parts.data_center,
         id,
         endpoint,
@@ -83,12 +89,41 @@ pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
         seed,
     });
     receive::serve(&node, &services);
+    if let Some(owned) = owned {
+        take_part(&node, owned);
+    }
     follow::all(&node, of_cluster);
     node.keep(grain::put_to_rest(node.clone()));
     let system = ActorSystem::with_handle(node.clone());
     tracing::info!(node = %node.label(), endpoint = %node.endpoint(), "node started");
     until_ready(&node, request_timeout).await;
     Ok(system)
+}
+
+/// Begins this node's part in global ownership. Never waits for the store.
+fn take_part(node: &Arc<Node>, owned: OwnedParts) {
+    let table = node.table().clone();
+    let own = node.data_center().id().clone();
+    let policies: Vec<_> = node.kinds().global_grains().map(|(kind, policy)| (kind, policy.clone())).collect();
+    let (ownership, orders) = Ownership::start(OwnershipParts {
+        store: owned.store,
+        me: Me { node: node.id(), data_center: node.data_center().clone(), endpoint: node.endpoint().clone() },
+        kinds: policies.iter().map(|(kind, policy)| ((*kind).to_owned(), policy.clone())).collect(),
+        // A datacenter that is not listed yet takes what its own nodes are told; others wait until it is.
+        placeable: Arc::new(move |id| {
+            let snapshot = table.snapshot();
+            snapshot.get(id).map_or(*id == own, |entry| entry.takes_placements())
+        }),
+        transfer: Arc::new(global::Carrier { system: node.weak() }),
+        options: owned.options,
+        clock: owned.clock.clone(),
+        seed: rand::random(),
+    });
+    let groups = policies.into_iter().map(|(kind, policy)| (kind, policy.group())).collect();
+    node.set_global(Arc::new(Global::new(ownership.clone(), owned.clock, groups)));
+    node.keep(global::follow(node.weak(), orders));
+    node.keep(global::tell_events(node.weak(), ownership.events()));
+    node.keep(global::follow_intent(node.weak()));
 }
 
 /// The table takes its times from the controller's options; the controller's own task keeps it in step.

@@ -6,10 +6,13 @@ extern crate dc_actor as multidc;
 mod actors;
 mod authority;
 mod errors;
+mod global;
 mod grains;
 mod lifecycle;
 mod lookups;
 mod messages;
+mod moves;
+mod owned;
 mod spawns;
 #[cfg(feature = "tls")]
 mod tls;

@@ -22,6 +22,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// The lease of the records of these tests.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
+/// The lease of sessions of these tests.
+pub(crate) const OWN_TTL: Duration = Duration::from_secs(2);
+
 /// One control plane, shared by all datacenters of a test.
 pub(crate) struct World {
     pub(crate) store: MemoryStore,
@@ -49,9 +52,14 @@ impl World {
 
     /// A node that is described, without any kind.
     pub(crate) fn bare(&self, dc: &str, seeds: &[&ActorSystem]) -> ActorSystemBuilder {
+        self.bare_on(dc, seeds, self.plane())
+    }
+
+    /// As [`bare`](Self::bare), with a client of the store of its own.
+    pub(crate) fn bare_on(&self, dc: &str, seeds: &[&ActorSystem], plane: MemoryControlPlane) -> ActorSystemBuilder {
         ActorSystem::builder(self.name.clone())
             .data_center(DataCenter::new(dc))
-            .control_plane(self.plane())
+            .control_plane(plane)
             .listen("127.0.0.1:0")
             .seeds(seeds.iter().map(|seed| seed.endpoint().to_string()))
             .gossip_timing(GossipTiming::lan())
@@ -66,6 +74,7 @@ impl World {
                     .request_timeout(Duration::from_secs(2))
                     .max_backoff(Duration::from_secs(1))
             })
+            .ownership(|options| options.ttl(OWN_TTL))
             .links(|links| links.connect_timeout(Duration::from_millis(500)).backoff_max(Duration::from_millis(500)))
     }
 

@@ -1,0 +1,222 @@
+//! Handing over in good order: drains, a node that leaves, and what is not lost by them.
+
+use std::{
+    future::IntoFuture,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use dc_actor::{ActorSystem, DrainOptions, DrainOutcome, Error, Event, Loss, Ref};
+use dc_controlplane::ControlPlane;
+use dc_core::{DataCenterState, Intent, IntentKind};
+
+use crate::{
+    global::{check_fencing, count, end, opening, sites},
+    owned::{Basket, Count, Keeper, Ledger, Seen, Slowly, Till, log},
+    world::{SOON, World, event, eventually, shut_down, soon},
+};
+
+async fn spawn<A>(from: &ActorSystem, name: &str, id: &str, dc: &str) -> Ref<A>
+where
+    A: dc_actor::RemoteActor<Args = crate::owned::Opening>,
+{
+    let spawn = from.spawn_on::<A>(name, opening(id)).global().survives(Loss::DataCenter);
+    spawn.in_data_center(dc).timeout(SOON).await.expect("spawns")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g5_a_drain_loses_no_acknowledged_effect_and_takes_state_along() {
+    let world = World::new("g5-drain");
+    let sites = sites(&world, [("dc-1", 1), ("dc-2", 2)]).await;
+    let (here, drained) = (&sites[0].nodes[0], &sites[1].nodes[1]);
+    let keeper: Ref<Keeper> = spawn(here, "k", "g5", "dc-2").await;
+    let ledger: Ref<Ledger> = spawn(here, "l", "g5", "dc-2").await;
+    assert_eq!(count(&ledger, 1).await.count, 1);
+    let baskets: Vec<_> = (0..12).map(|number| here.grain::<Basket>(format!("g5-{number}"))).collect();
+    let (acknowledged, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    // From both datacenters, while it moves: each answer that comes is an effect that must be kept.
+    let stream = |from: &ActorSystem, first: u64| {
+        let (system, acknowledged, stop) = (from.clone(), &acknowledged, &stop);
+        async move {
+            let target = system.actor_of::<Keeper>("k").global().await.expect("found");
+            let mut number = first;
+            while !stop.load(Ordering::Relaxed) {
+                number += 1;
+                target.ask(Count(number)).timeout(SOON).await.expect("a move fails no ask");
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    let draining = async {
+        let mut sums = Vec::new();
+        for basket in &baskets {
+            sums.push(basket.ask(Count(1)).timeout(SOON).await.expect("counts"));
+        }
+        let mut drain =
+            drained.drain(DrainOptions::default().by("test").why("g5")).await.expect("the intent is written");
+        let mut told = Vec::new();
+        soon("the drain", async {
+            while let Some(progress) = drain.next().await {
+                told.push(progress);
+            }
+        })
+        .await;
+        assert_eq!(drain.outcome().await, DrainOutcome::Drained);
+        assert_eq!(told.last().expect("progress").left, 0);
+        assert!(told.iter().any(|progress| progress.moved > 0), "{told:?}");
+        stop.store(true, Ordering::Relaxed);
+        sums
+    };
+    let ((), (), before) = tokio::join!(stream(here, 1_000), stream(&sites[1].nodes[0], 1_000_000), draining);
+    let after = count(&keeper, 1).await;
+    assert_eq!(after.dc, "dc-1");
+    assert_eq!(after.count, acknowledged.load(Ordering::Relaxed) + 1, "all effects, each once");
+    let fresh = count(&ledger, 2).await;
+    assert_eq!((fresh.dc.as_str(), fresh.count), ("dc-1", 1), "without snapshots: from its arguments");
+    for (basket, before) in baskets.iter().zip(before) {
+        let after = basket.ask(Count(2)).timeout(SOON).await.expect("counts");
+        assert_eq!((after.dc.as_str(), after.count), ("dc-1", 2), "its state came along");
+        assert!(after.epoch >= before.epoch);
+    }
+    check_fencing("keeper/g5");
+    let numbers: std::collections::HashSet<u64> = log("keeper/g5").iter().map(|entry| entry.number).collect();
+    assert_eq!(numbers.len(), log("keeper/g5").len(), "nothing ran twice");
+    end(sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g5_tells_of_one_sender_keep_their_order_through_a_move() {
+    let world = World::new("g5-order");
+    let sites = sites(&world, [("dc-1", 1), ("dc-2", 1)]).await;
+    let here = &sites[0].nodes[0];
+    let keeper: Ref<Keeper> = spawn(here, "k", "g5-order", "dc-2").await;
+    // It is busy when the move begins: what comes meanwhile is held, and follows it.
+    let busy = tokio::spawn(keeper.ask(Slowly { ms: 400, number: 0 }).timeout(SOON).into_future());
+    eventually("it is busy", || async {
+        keeper.ask(Count(0)).timeout(Duration::from_millis(50)).await.is_err().then_some(())
+    })
+    .await;
+    let mut drain = sites[1].nodes[0].drain(DrainOptions::default()).await.expect("written");
+    for number in 1..=300 {
+        keeper.tell(Count(number)).timeout(SOON).await.expect("accepted");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(soon("the busy one", busy).await.expect("no panic").is_ok());
+    assert_eq!(soon("the drain", drain.outcome()).await, DrainOutcome::Drained);
+    let log = eventually("all arrive", || async {
+        let log = log("keeper/g5-order");
+        log.iter().any(|entry| entry.number == 300).then_some(log)
+    })
+    .await;
+    let numbers: Vec<u64> = log.iter().map(|entry| entry.number).filter(|number| *number > 0).collect();
+    assert!(numbers.is_sorted(), "{numbers:?}");
+    assert_eq!(numbers.len(), 300, "none was lost");
+    assert!(log.first().expect("some").epoch < log.last().expect("some").epoch, "it did move meanwhile");
+    end(sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g5_an_aborted_drain_leaves_everything_with_one_owner() {
+    let world = World::new("g5-abort");
+    let sites = sites(&world, [("dc-1", 1), ("dc-2", 1)]).await;
+    let (here, drained) = (&sites[0].nodes[0], &sites[1].nodes[0]);
+    let mut keepers: Vec<(Ref<Keeper>, Seen)> = Vec::new();
+    for number in 0..6 {
+        let keeper = spawn(here, &format!("k-{number}"), &format!("g5-abort-{number}"), "dc-2").await;
+        let seen = count(&keeper, 1).await;
+        keepers.push((keeper, seen));
+    }
+    // One is in the middle of something, so that the drain cannot have ended before it is aborted.
+    let busy = tokio::spawn(keepers[0].0.ask(Slowly { ms: 800, number: 7 }).timeout(SOON).into_future());
+    eventually("it is busy", || async {
+        keepers[0].0.ask(Count(0)).timeout(Duration::from_millis(50)).await.is_err().then_some(())
+    })
+    .await;
+    let mut drain = drained.drain(DrainOptions::default()).await.expect("written");
+    eventually("it is under way", || async {
+        drained.data_centers().iter().any(|dc| dc.intent == IntentKind::Drain).then_some(())
+    })
+    .await;
+    drain.abort().await.expect("written");
+    assert_eq!(soon("its end", drain.outcome()).await, DrainOutcome::Aborted);
+    assert!(soon("the busy one", busy).await.expect("no panic").is_ok(), "it was not cut through");
+    for (keeper, before) in &keepers {
+        let after = count(keeper, 2).await;
+        assert!(after.count >= 2, "its effects are kept wherever it is: {after:?} after {before:?}");
+        if after.dc == "dc-2" {
+            assert_eq!(after.epoch, before.epoch, "what stays, stays under the same title");
+        } else {
+            assert!(after.epoch > before.epoch);
+        }
+    }
+    for number in 0..6 {
+        check_fencing(&format!("keeper/g5-abort-{number}"));
+    }
+    end(sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_a_node_that_ends_hands_over_inside_its_datacenter() {
+    let world = World::new("d6-owned");
+    let mut sites = sites(&world, [("dc-1", 2), ("dc-2", 1)]).await;
+    let here = sites[1].nodes[0].clone();
+    let leaves = sites[0].nodes.remove(1);
+    let spawn = here.spawn_on::<Keeper>("k", opening("d6")).global().on_node(leaves.node_id());
+    let keeper = spawn.await.expect("spawns");
+    let before = count(&keeper, 1).await;
+    assert_eq!(before.node, leaves.node_id().to_string());
+    let tills: Vec<_> = (0..8).map(|number| here.grain::<Till>(format!("d6-{number}"))).collect();
+    for till in &tills {
+        till.ask(Count(1)).timeout(SOON).await.expect("counts");
+    }
+    let mut events = leaves.events();
+    let ending = tokio::spawn({
+        let leaves = leaves.clone();
+        async move { leaves.shutdown().await }
+    });
+    event(&mut events, "it is handed over", |event| match event {
+        Event::GlobalMoved { what, .. } if what.contains("\"k\"") => Some(()),
+        _ => None,
+    })
+    .await;
+    let after = count(&keeper, 2).await;
+    assert_eq!((after.dc.as_str(), after.count), ("dc-1", 2), "inside its datacenter, with its state");
+    assert!(after.epoch > before.epoch && after.node != before.node);
+    soon("the end", ending).await.expect("no panic").expect("in good order");
+    for till in &tills {
+        assert_eq!(till.ask(Count(2)).timeout(SOON).await.expect("counts").dc, "dc-1");
+    }
+    end(sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p8_out_ends_inactive_only_when_nothing_global_is_owned() {
+    let world = World::new("p8-out");
+    let sites = sites(&world, [("dc-1", 1), ("dc-2", 1)]).await;
+    let here = &sites[0].nodes[0];
+    let keeper: Ref<Keeper> = spawn(here, "k", "p8", "dc-2").await;
+    // It may live nowhere else: as long as it is there, the datacenter is not out.
+    let stays = here.spawn_on::<Ledger>("stays", opening("p8-stays")).global().within("dc-2");
+    let stays = stays.await.expect("spawns");
+    let id = sites[1].nodes[0].data_center().id().clone();
+    let out = Intent::new(IntentKind::Out, "ops", "test");
+    world.plane().set_intent(&id, &out).await.expect("written");
+    let state = || async { world.plane().get(&id).await.expect("read").map(|record| record.state) };
+    eventually("it drains", || async { (state().await == Some(DataCenterState::Draining)).then_some(()) }).await;
+    assert_eq!(
+        eventually("it has moved", || async {
+            let seen = keeper.ask(Count(1)).timeout(SOON).await.ok()?;
+            (seen.dc == "dc-1").then_some(seen)
+        })
+        .await
+        .dc,
+        "dc-1"
+    );
+    assert_eq!(count(&stays, 1).await.dc, "dc-2");
+    assert_eq!(state().await, Some(DataCenterState::Draining), "something global is still owned");
+    stays.tell(crate::owned::Close).await.expect("accepted");
+    eventually("it is out", || async { (state().await == Some(DataCenterState::Inactive)).then_some(()) }).await;
+    let refused = here.spawn_on::<Ledger>("new", opening("p8-new")).global().in_data_center("dc-2").await;
+    assert!(matches!(refused, Err(Error::DataCenterNotRoutable { .. })), "{refused:?}");
+    shut_down(sites.into_iter().map(|site| site.nodes).collect()).await;
+}
