@@ -38,6 +38,9 @@ impl Parcels {
         most: usize,
     ) -> Result<(), String> {
         self.expire(now);
+        if self.kept.get(&thing).is_some_and(|kept| kept.epoch > epoch) {
+            return Err(format!("state for a later epoch than {epoch} is here already"));
+        }
         self.drop_of(&thing);
         let bytes = state.iter().map(|(identity, state)| identity.len() + state.len()).sum::<usize>();
         if self.bytes + bytes > most {
@@ -127,6 +130,10 @@ mod tests {
         assert_eq!(parcels.take(&thing("x"), "a", Epoch(4)).map(|state| state.len()), Some(3));
         assert_eq!(parcels.take(&thing("x"), "a", Epoch(4)), None);
         assert_eq!(parcels.bytes, 0);
+        parcels.put(thing("x"), Epoch(7), state(3), clock.now(), KEEP, 100).expect("room");
+        let late = parcels.put(thing("x"), Epoch(6), state(5), clock.now(), KEEP, 100);
+        assert!(late.is_err(), "an earlier attempt that comes late replaces nothing");
+        assert_eq!(parcels.take(&thing("x"), "a", Epoch(7)).map(|state| state.len()), Some(3));
     }
 
     #[test]

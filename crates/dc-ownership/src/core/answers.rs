@@ -80,7 +80,7 @@ impl Core {
     fn quiesced(&mut self, thing: &Thing, state: Vec<(String, bytes::Bytes)>, now: Instant) {
         let until = now + self.options.move_timeout();
         let token = self.token();
-        let before = self.offered.contains(thing);
+        let before = self.offered.contains_key(thing);
         let Some(Hold::Moving(moving)) = self.holds.get_mut(thing) else { return };
         moving.title.suspend();
         if state.is_empty() && !before {
@@ -89,7 +89,7 @@ impl Core {
         }
         moving.stage = Stage::Sending { token, until };
         let (to, epoch) = (moving.to.clone(), moving.epoch);
-        self.offered.insert(thing.clone());
+        *self.offered.entry(thing.clone()).or_default() += 1;
         self.waiting.insert(token, thing.clone());
         self.dirty_thing(thing);
         self.out.effects.push(Effect::Offer { token, to, thing: thing.clone(), epoch, state });

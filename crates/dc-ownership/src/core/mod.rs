@@ -131,8 +131,8 @@ pub struct Core {
     /// Things that wait for a renewal which was sent after they were claimed.
     confirming: BTreeMap<u64, Thing>,
     claims_seen: u64,
-    /// Things of which state was once sent to another node under the present title.
-    offered: BTreeSet<Thing>,
+    /// How often state of a thing was sent to another node under the present title.
+    offered: BTreeMap<Thing, u64>,
     relocations: BTreeMap<Thing, Relocation>,
     asked_after: BTreeSet<Unit>,
 
@@ -201,7 +201,7 @@ impl Core {
             holds: BTreeMap::new(),
             confirming: BTreeMap::new(),
             claims_seen: 0,
-            offered: BTreeSet::new(),
+            offered: BTreeMap::new(),
             relocations: BTreeMap::new(),
             asked_after: BTreeSet::new(),
             taking: true,

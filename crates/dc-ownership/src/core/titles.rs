@@ -215,7 +215,9 @@ impl Core {
     /// Begins to hand a thing over.
     pub(super) fn start_move(&mut self, thing: &Thing, to: Holder, now: Instant) {
         let Some((owner, _)) = self.entry(thing) else { return };
-        let epoch = self.next_epoch(owner.epoch);
+        // Each attempt that sent state has an epoch of its own: a late one is never taken for a newer one.
+        let attempts = self.offered.get(thing).copied().unwrap_or(0);
+        let epoch = Epoch(self.next_epoch(owner.epoch).0.saturating_add(attempts));
         let token = self.token();
         let until = now + self.options.move_timeout();
         let Some(hold) = self.holds.get_mut(thing) else { return };
