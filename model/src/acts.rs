@@ -259,6 +259,12 @@ impl State {
     pub(crate) fn take(&mut self, config: &Config, number: usize, title: Title) {
         let node = &mut self.nodes[number];
         let kept = matches!(node.title, Title::Held { .. } | Title::Moving { .. } | Title::Claimed { .. });
+        // What it suspended goes on only under its own next write. Named by others, it owns anew.
+        if let (Title::Moving { epoch: before, .. }, Title::Claimed { epoch, handed, .. }) = (node.title, title)
+            && (handed || epoch > before + 1)
+        {
+            node.memory = None;
+        }
         node.title = title;
         if title == Title::None {
             node.memory = None;
