@@ -53,6 +53,10 @@ pub struct RemotingConfig {
     pub(crate) max_symbols: usize,
     pub(crate) max_peers: usize,
     pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_address: Option<usize>,
+    pub(crate) max_handshaking: usize,
+    pub(crate) max_handshaking_per_address: usize,
+    pub(crate) max_links_per_peer: usize,
     pub(crate) seed: Option<u64>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::TlsConfig>,
@@ -104,6 +108,10 @@ impl RemotingConfig {
             max_symbols: 4096,
             max_peers: 4096,
             max_connections: 4096,
+            max_connections_per_address: None,
+            max_handshaking: 1024,
+            max_handshaking_per_address: 256,
+            max_links_per_peer: 8,
             seed: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -163,6 +171,21 @@ impl RemotingConfigBuilder {
         max_peers: usize,
         /// Connections that this node takes; a link is three. Default 4096.
         max_connections: usize,
+        /// Connections of them that have not finished their handshake. Beyond, the oldest makes room once it has had a
+        /// tenth of `handshake_timeout`; until then new ones are refused. Default 1024.
+        max_handshaking: usize,
+        /// The same for one address, or for one /64 of IPv6. Default 256.
+        max_handshaking_per_address: usize,
+        /// Links that one node may have to this one. It needs one, or two while one replaces another. Default 8.
+        max_links_per_peer: usize,
+    }
+
+    /// Connections that one address, or one /64 of IPv6, may have here. Default: half of `max_connections`, at least 3.
+    /// Raise it where many peers come from one address, as behind a gateway.
+    #[must_use]
+    pub fn max_connections_per_address(mut self, connections: usize) -> Self {
+        self.0.max_connections_per_address = Some(connections);
+        self
     }
 
     /// Where others reach this node. Default: the address it listens on, unless that is a wildcard.
@@ -207,7 +230,8 @@ impl RemotingConfigBuilder {
                 return Err(Invalid::new(field, format!("{value:?}"), "must be above zero and at most a day"));
             }
         }
-        let rules: [(&str, String, bool, &str); 13] = [
+        let per_address = c.max_connections_per_address.unwrap_or(3);
+        let rules: [(&str, String, bool, &str); 17] = [
             (
                 "keepalive_timeout",
                 format!("{:?}", c.keepalive_timeout),
@@ -247,6 +271,15 @@ impl RemotingConfigBuilder {
             ("max_asks", c.max_asks.to_string(), (1..=1 << 24).contains(&c.max_asks), "must be 1 to 16,777,216"),
             ("max_peers", c.max_peers.to_string(), c.max_peers > 0, "must be above zero"),
             ("max_connections", c.max_connections.to_string(), c.max_connections >= 3, "must be at least 3"),
+            ("max_connections_per_address", per_address.to_string(), per_address >= 3, "must be at least 3"),
+            ("max_handshaking", c.max_handshaking.to_string(), c.max_handshaking >= 3, "must be at least 3"),
+            (
+                "max_handshaking_per_address",
+                c.max_handshaking_per_address.to_string(),
+                c.max_handshaking_per_address >= 3,
+                "must be at least 3",
+            ),
+            ("max_links_per_peer", c.max_links_per_peer.to_string(), c.max_links_per_peer > 0, "must be above zero"),
         ];
         for (field, value, holds, rule) in rules {
             if !holds {
@@ -289,6 +322,10 @@ mod tests {
         assert_eq!(field(builder().max_asks(0)), "max_asks");
         assert_eq!(field(builder().max_peers(0)), "max_peers");
         assert_eq!(field(builder().max_connections(2)), "max_connections");
+        assert_eq!(field(builder().max_connections_per_address(2)), "max_connections_per_address");
+        assert_eq!(field(builder().max_handshaking(2)), "max_handshaking");
+        assert_eq!(field(builder().max_handshaking_per_address(2)), "max_handshaking_per_address");
+        assert_eq!(field(builder().max_links_per_peer(0)), "max_links_per_peer");
         assert_eq!(field(builder().max_call_body(3 << 20)), "max_call_body");
     }
 }

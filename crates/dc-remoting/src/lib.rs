@@ -49,7 +49,7 @@ pub use message::{
 pub use pair::Pair;
 pub use peer::Peer;
 pub use refusal::{RefusedBy, TlsRefusal};
-pub use remoting::{Remoting, bind_one_port};
+pub use remoting::{Remoting, Taken, bind_one_port};
 #[cfg(feature = "tls")]
 pub use tls::{CertificateName, TlsConfig, TlsConfigBuilder, TlsError};
 

@@ -44,6 +44,14 @@ pub(crate) fn refused(reason: &'static str) {
     let _ = reason;
 }
 
+/// A bound was reached; `limit` is its name in the configuration, or in `docs/limits.md`.
+pub(crate) fn limit(limit: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("multidc_limit_reached_total", "limit" => limit).increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = limit;
+}
+
 /// The state of a link, sampled at each pong.
 pub(crate) fn sample(link: &Link) {
     #[cfg(feature = "metrics")]

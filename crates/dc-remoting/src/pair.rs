@@ -215,6 +215,7 @@ impl PairInner {
     fn may_wait(&self, blocked: &Blocked) -> Result<(), LinkError> {
         match blocked {
             Blocked::Pair(_) | Blocked::Window(..) if self.peer.shared().config.when_full == WhenFull::Refuse => {
+                crate::measure::limit("link_window");
                 Err(self.peer.overloaded("credits are used up"))
             }
             _ => Ok(()),

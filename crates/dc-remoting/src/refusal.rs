@@ -1,11 +1,47 @@
 //! Why a link over TLS did not come about, in terms that both ends share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use dc_core::{DataCenterId, Endpoint};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// What an HTTP/2 dialler without TLS is told by an end that takes nothing else, as the debug data of a GOAWAY.
 pub(crate) const TLS_ONLY: &str = "multidc: TLS only";
+
+/// What a dialler is told where there is no place for its connection, in the same way.
+pub(crate) const TOO_MANY: &str = "multidc: too many connections";
+
+/// What a dialler is told, as a status, whose node has as many links as it may have.
+pub(crate) const TOO_MANY_LINKS: &str = "this node takes no more links of that one";
+
+/// HTTP/2 error codes.
+#[cfg(feature = "tls")]
+pub(crate) const INADEQUATE_SECURITY: u8 = 0xc;
+pub(crate) const ENHANCE_YOUR_CALM: u8 = 0xb;
+
+/// How long, and how much, a dialler may go on talking after it was told why it is refused.
+const LAST_WORDS: (Duration, u64) = (Duration::from_secs(1), 64 << 10);
+
+/// Tells an HTTP/2 dialler in its own words why it is refused, and hears it out, so that it can read that.
+pub(crate) async fn say_goaway(mut io: TcpStream, code: u8, why: &'static str) {
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let length = 8 + why.len() as u8;
+    let mut said = SETTINGS.to_vec();
+    // GOAWAY, on stream 0, last stream 0.
+    said.extend([0, 0, length, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, code]);
+    said.extend(why.as_bytes());
+    let talk = async {
+        io.write_all(&said).await?;
+        io.shutdown().await?;
+        let mut rest = io.take(LAST_WORDS.1);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    // It was only courtesy.
+    let _ = tokio::time::timeout(LAST_WORDS.0, talk).await;
+}
 
 /// Which end of a connection refused the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -15,13 +15,13 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     net::{TcpListener, UdpSocket},
     runtime,
-    sync::{Semaphore, broadcast},
+    sync::broadcast,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     LinkEvent, PROTOCOL, Peer, PeerIdentity, PeerTarget, RemotingConfig, Services, StartError,
-    inbound::{InLink, serve_connections},
+    inbound::{InLink, Places, serve_connections},
     slot::{Slot, State},
 };
 
@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     pub(crate) runtime: runtime::Handle,
     pub(crate) slots: Mutex<HashMap<Endpoint, Arc<Slot>>>,
     pub(crate) inbound: Mutex<HashMap<(NodeId, u128), Arc<InLink>>>,
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) places: Arc<Places>,
     /// Cancelled when no further connections are taken.
     pub(crate) accepting: CancellationToken,
     /// Cancelled when no new work is taken.
@@ -101,6 +101,18 @@ impl Shared {
 /// everything is closed at once ([`shutdown`](Self::shutdown) does it gracefully).
 #[derive(Clone)]
 pub struct Remoting(Arc<Owner>);
+
+/// What others hold of a node's places, all of which are bounded ([`RemotingConfigBuilder`](crate::RemotingConfigBuilder)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Taken {
+    /// Connections that were taken and stand (`max_connections`).
+    pub connections: usize,
+    /// Those of them whose handshake is not over (`max_handshaking`).
+    pub handshaking: usize,
+    /// Links that others dialled.
+    pub links: usize,
+}
 
 struct Owner {
     shared: Arc<Shared>,
@@ -168,7 +180,7 @@ impl Remoting {
         let seed = config.seed.unwrap_or_else(rand::random);
         tracing::info!(node = ?local, listen = %local_addr, "taking links");
         let shared = Arc::new(Shared {
-            connections: Arc::new(Semaphore::new(config.max_connections)),
+            places: Arc::new(Places::new(&config)),
             started: clock.now(),
             config,
             clock,
@@ -208,6 +220,13 @@ impl Remoting {
     #[cfg(feature = "fuzzing")]
     pub(crate) fn links_taken(&self) -> usize {
         self.0.shared.inbound.lock().len()
+    }
+
+    /// What others hold of this node's bounded places now.
+    pub fn taken(&self) -> Taken {
+        let shared = &self.0.shared;
+        let (connections, handshaking) = shared.places.counts();
+        Taken { connections, handshaking, links: shared.inbound.lock().len() }
     }
 
     /// The services that links serve.
@@ -250,6 +269,7 @@ impl Remoting {
         let mut slots = shared.slots.lock();
         if slots.len() >= shared.config.max_peers && !slots.contains_key(&target.endpoint) {
             tracing::warn!(endpoint = %target.endpoint, max = shared.config.max_peers, "too many peers");
+            crate::measure::limit("max_peers");
             return Peer::new(Slot::refused(shared, target.endpoint.clone()), target);
         }
         let slot = slots.entry(target.endpoint.clone()).or_insert_with(|| Slot::start(shared, target.endpoint.clone()));

@@ -123,6 +123,7 @@ impl Slot {
             if counted.is_none() {
                 if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.shared.config.max_waiting {
                     self.waiting.fetch_sub(1, Ordering::AcqRel);
+                    crate::measure::limit("max_waiting");
                     let endpoint = self.endpoint.clone();
                     return Err(LinkError::Overloaded { endpoint, what: "too many senders wait for the link" });
                 }

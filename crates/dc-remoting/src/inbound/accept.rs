@@ -9,25 +9,35 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, mpsc},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
     time::Sleep,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::serve::LinkService;
-use crate::{LinkEvent, RefusedBy, TlsRefusal, remoting::Shared, socket::Socket};
+use super::{
+    places::{Place, Taken},
+    serve::LinkService,
+};
+use crate::{LinkEvent, RefusedBy, TlsRefusal, refusal, remoting::Shared, socket::Socket};
 
 /// What every HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What every TLS connection begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Time between two lines of the log about connections that found no place.
+const ONE_LINE: Duration = Duration::from_secs(1);
+
+/// Diallers that are told at the same time that there is no place for them; further ones are just closed.
+const COURTESY: usize = 32;
 
 /// One connection that was taken.
 pub(crate) struct Conn {
@@ -40,13 +50,28 @@ pub(crate) struct Conn {
     /// What the peer showed, with TLS.
     #[cfg(feature = "tls")]
     pub(crate) certificate: std::sync::OnceLock<crate::tls::Certificate>,
-    _permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Conn {
-    /// The handshake is over: its time limit ends.
-    pub(crate) fn handshake_done(&self) {
+    /// The handshake is over: its time limit ends. False if its place went to another meanwhile.
+    pub(crate) fn handshake_done(&self) -> bool {
         self.shaken.store(true, Ordering::Release);
+        self.place.settle()
+    }
+
+    /// Says once that it is cut off for a bound that is reached; `limit` is the name of it.
+    pub(crate) fn refuse_for(&self, limit: &'static str, why: &str) {
+        if !self.reported.load(Ordering::Acquire) {
+            crate::measure::limit(limit);
+        }
+        self.refuse(why);
+    }
+
+    /// Another connection takes its place.
+    fn evict(&self) {
+        self.refuse("it did not finish its handshake, and another connection needs the place");
+        self.close.cancel();
     }
 
     /// Says once, in the log, as an event and a count, why this connection is cut off.
@@ -72,7 +97,7 @@ impl Conn {
     pub(crate) fn close_soon(self: &Arc<Self>) {
         let close = self.close.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
             close.cancel();
         });
     }
@@ -93,6 +118,18 @@ impl Guarded {
     fn new(io: Socket, conn: Arc<Conn>, deadline: Pin<Box<Sleep>>) -> Self {
         let closed = Box::pin(conn.close.clone().cancelled_owned());
         Self { io, conn, closed, deadline, seen: 0 }
+    }
+
+    /// Fails once the connection is to end. Looked at before writing too: who reads nothing can keep HTTP/2 from reading.
+    fn cut_off(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.closed.as_mut().poll(cx).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if !self.conn.shaken.load(Ordering::Acquire) && self.deadline.as_mut().poll(cx).is_ready() {
+            self.conn.refuse_for("handshake_timeout", "it did not finish its handshake in time");
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
     }
 
     fn check_preface(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -116,13 +153,7 @@ impl Guarded {
 impl AsyncRead for Guarded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.closed.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        if !this.conn.shaken.load(Ordering::Acquire) && this.deadline.as_mut().poll(cx).is_ready() {
-            this.conn.refuse("it did not finish its handshake in time");
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
+        this.cut_off(cx)?;
         let before = buf.filled().len();
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
         if this.seen < PREFACE.len() && matches!(read, Poll::Ready(Ok(()))) {
@@ -137,10 +168,12 @@ impl AsyncRead for Guarded {
 
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.cut_off(cx)?;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.cut_off(cx)?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -153,6 +186,7 @@ impl AsyncWrite for Guarded {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.cut_off(cx)?;
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -197,11 +231,16 @@ struct Door {
     listener: TcpListener,
     /// Those that have shaken hands over TLS. As many as there are connections, which are bounded.
     secured: (mpsc::UnboundedSender<Guarded>, mpsc::UnboundedReceiver<Guarded>),
+    /// When it was last logged that somebody was turned away.
+    told: Option<Duration>,
+    /// How many may be told at once why they are turned away.
+    courtesy: Arc<Semaphore>,
 }
 
 impl Door {
     fn new(shared: Arc<Shared>, listener: TcpListener) -> Self {
-        Self { shared, listener, secured: mpsc::unbounded_channel() }
+        let courtesy = Arc::new(Semaphore::new(COURTESY));
+        Self { shared, listener, secured: mpsc::unbounded_channel(), told: None, courtesy }
     }
 
     /// The next connection that may speak HTTP/2; `None` when no further ones are taken.
@@ -217,11 +256,17 @@ impl Door {
                 Err(err) => {
                     // Out of descriptors, or reset before it was taken: others may still get through.
                     tracing::warn!(%err, "cannot take a connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }
             };
-            let Some(conn) = self.admit(remote) else { continue };
+            let conn = match self.admit(remote) {
+                Ok(conn) => conn,
+                Err(limit) => {
+                    self.turn_away(io, remote, limit);
+                    continue;
+                }
+            };
             if let Err(err) = io.set_nodelay(true) {
                 tracing::debug!(from = %remote, %err, "cannot set TCP_NODELAY");
             }
@@ -236,16 +281,13 @@ impl Door {
         }
     }
 
-    fn admit(&self, remote: SocketAddr) -> Option<Arc<Conn>> {
+    fn admit(&self, remote: SocketAddr) -> Result<Arc<Conn>, &'static str> {
         let shared = &self.shared;
-        let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
-            let why = "too many connections";
-            tracing::warn!(from = %remote, max = shared.config.max_connections, why, "connection refused");
-            crate::measure::refused("connections");
-            shared.event(LinkEvent::Refused { from: remote, why: why.into(), tls: None });
-            return None;
-        };
-        Some(Arc::new(Conn {
+        let Taken { place, evicted } = shared.places.take(remote.ip(), shared.since_start())?;
+        if let Some(evicted) = evicted {
+            evicted.evict();
+        }
+        let conn = Arc::new(Conn {
             shared: Arc::clone(shared),
             remote,
             shaken: AtomicBool::new(false),
@@ -254,8 +296,36 @@ impl Door {
             close: shared.stop.child_token(),
             #[cfg(feature = "tls")]
             certificate: std::sync::OnceLock::new(),
-            _permit: permit,
-        }))
+            place,
+        });
+        conn.place.is_of(&conn);
+        Ok(conn)
+    }
+
+    /// No place is free: says so to the log and, where it can, to the dialler.
+    fn turn_away(&mut self, io: TcpStream, remote: SocketAddr, limit: &'static str) {
+        let shared = &self.shared;
+        crate::measure::refused("connections");
+        // A flood of them is one line a second; the metric counts all.
+        let now = shared.since_start();
+        if self.told.is_none_or(|told| now.saturating_sub(told) >= ONE_LINE) {
+            self.told = Some(now);
+            tracing::warn!(from = %remote, limit, why = refusal::TOO_MANY, "connection refused");
+        }
+        shared.event(LinkEvent::Refused {
+            from: remote,
+            why: format!("{} ({limit})", refusal::TOO_MANY).into(),
+            tls: None,
+        });
+        #[cfg(feature = "tls")]
+        if shared.tls.is_some() {
+            return;
+        }
+        let Ok(turn) = Arc::clone(&self.courtesy).try_acquire_owned() else { return };
+        tokio::spawn(async move {
+            refusal::say_goaway(io, refusal::ENHANCE_YOUR_CALM, refusal::TOO_MANY).await;
+            drop(turn);
+        });
     }
 }
 
@@ -263,14 +333,16 @@ impl Door {
 #[cfg(feature = "tls")]
 async fn secure(
     tls: Arc<crate::tls::Tls>,
-    io: tokio::net::TcpStream,
+    io: TcpStream,
     conn: Arc<Conn>,
     mut deadline: Pin<Box<Sleep>>,
     secured: mpsc::UnboundedSender<Guarded>,
 ) {
     let accepted = tokio::select! {
         () = conn.close.cancelled() => return,
-        () = deadline.as_mut() => return conn.refuse("it did not finish its TLS handshake in time"),
+        () = deadline.as_mut() => {
+            return conn.refuse_for("handshake_timeout", "it did not finish its TLS handshake in time");
+        }
         accepted = crate::tls::accept(&tls, io) => accepted,
     };
     match accepted {

@@ -1,8 +1,9 @@
 //! The dialled side: takes lanes, hands messages over, sends answers and credits back.
 //!
-//! Reading order: [`accept`] (connections), [`serve`] (the first frame), [`reader`], [`writer`].
+//! Reading order: [`accept`] (connections), [`places`] (their number), [`serve`] (the first frame), [`reader`], [`writer`].
 
 mod accept;
+mod places;
 mod reader;
 mod serve;
 mod writer;
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub(crate) use accept::serve_connections;
+pub(crate) use places::Places;
 
 /// How long credits wait for more of their pair before they travel.
 const CREDIT_DELAY: Duration = Duration::from_millis(10);
@@ -43,6 +45,9 @@ const BACKLOG_HIGH: usize = 16 << 20;
 /// Bytes of answers that may wait at all; beyond, an answer is dropped and its asker told so.
 const BACKLOG_LIMIT: usize = 64 << 20;
 
+/// What a pong counts for while it waits to be written: who sends pings and reads nothing is read no further.
+const PONG_COST: usize = 64;
+
 /// A link that another node dialled.
 pub(crate) struct InLink {
     pub(crate) shared: Arc<Shared>,
@@ -58,6 +63,8 @@ pub(crate) struct InLink {
     /// Asks and calls that were not answered yet, times [`ONE`], plus the bytes of answers not written yet.
     work: AtomicU64,
     drained: Notify,
+    /// Bytes of answers that have left, so that a peer that reads nothing can be told from a slow one.
+    left: AtomicU64,
     /// A sixteenth of the window: whoever is owed more may be waiting for it.
     share: usize,
 }
@@ -92,6 +99,7 @@ impl InLink {
             unaccepted: AtomicUsize::new(0),
             work: AtomicU64::new(0),
             drained: Notify::new(),
+            left: AtomicU64::new(0),
             share,
         }
     }
@@ -109,6 +117,11 @@ impl InLink {
         self.work.load(Ordering::Acquire) == 0
     }
 
+    /// Asks and calls that are not answered yet.
+    fn unanswered(&self) -> usize {
+        (self.work.load(Ordering::Acquire) / ONE) as usize
+    }
+
     /// Several answers are still to come.
     fn expects_answers(&self) -> bool {
         self.work.load(Ordering::Relaxed) >= 4 * ONE
@@ -117,6 +130,7 @@ impl InLink {
     /// Answers of so many bytes have left.
     fn written(&self, bytes: usize) {
         let before = bytes_of(self.work.fetch_sub(bytes as u64, Ordering::AcqRel));
+        self.left.fetch_add(bytes as u64, Ordering::Relaxed);
         if before > BACKLOG_HIGH / 2 && before - bytes <= BACKLOG_HIGH / 2 {
             self.drained.notify_waiters();
         }
@@ -189,6 +203,8 @@ pub(crate) struct InLane {
     /// The next frame takes the credits along.
     due: AtomicBool,
     nudged: AtomicBool,
+    /// Nothing can be written to the peer any more.
+    gone: CancellationToken,
 }
 
 impl InLane {
@@ -202,7 +218,20 @@ impl InLane {
             eager: AtomicBool::new(false),
             due: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
+            gone: CancellationToken::new(),
         }
+    }
+
+    /// Queues the answer to a ping. The error is a breach: one frame alone may hold millions of them.
+    fn pong(&self, ping: Ping) -> Result<(), String> {
+        let before = bytes_of(self.link.work.fetch_add(PONG_COST as u64, Ordering::AcqRel));
+        if before > BACKLOG_LIMIT {
+            crate::measure::limit("answer_backlog");
+            return Err("it sends pings and reads nothing".into());
+        }
+        // A lane that has ended takes its answers with it.
+        let _ = self.back.send(Back::Pong(ping));
+        Ok(())
     }
 
     /// Queues the one answer to `correlation`. A large one goes over the bulk lane.
@@ -213,6 +242,7 @@ impl InLane {
         let before = link.work.fetch_add((cost as u64).wrapping_sub(ONE), Ordering::AcqRel);
         if bytes_of(before) + cost > BACKLOG_LIMIT && !body.is_empty() {
             tracing::warn!(peer = ?link.identity, bytes = body.len(), "peer does not read its answers: one dropped");
+            crate::measure::limit("answer_backlog");
             link.work.fetch_sub(body.len() as u64, Ordering::AcqRel);
             (outcome, body) = (Outcome::Unanswered, Bytes::new());
         }

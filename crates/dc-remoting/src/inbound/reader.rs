@@ -11,11 +11,21 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use tonic::Streaming;
 
-use super::{BACKLOG_HIGH, Back, CREDIT_DELAY, InLane, ONE, PairIn, accept::Conn, bytes_of};
+use super::{BACKLOG_HIGH, CREDIT_DELAY, InLane, ONE, PairIn, accept::Conn, bytes_of};
 use crate::{
     Accept, Incoming, Message, RemotingConfig, ReplyTo, ServiceId, Symbol,
     wire::{Call, ChunkRef, EnvelopeRef, Fields, Goodbye, LaneKind, Malformed, Ping, SymbolDef, owned},
 };
+
+/// Nothing of the answers that wait leaves for this many times `keepalive_timeout`: the link is cut off.
+const PATIENCE: u32 = 5;
+
+/// Unanswered asks that a peer may have here, as a multiple of `max_asks`: its two lanes have that many each, and it may
+/// have given up as many that still run here.
+const ASKS: usize = 4;
+
+/// However many may be configured: half of what the count of a link holds.
+const MOST_ASKS: usize = 1 << 23;
 
 /// A message whose payload is still arriving.
 struct Assembly {
@@ -106,7 +116,9 @@ impl Reader {
                 Ok(Some(goodbye)) => return End::Goodbye(goodbye),
                 Err(why) => return End::Breach(why),
             }
-            self.wait_for_backlog().await;
+            if let Err(end) = self.wait_for_backlog().await {
+                return end;
+            }
         }
     }
 
@@ -118,17 +130,29 @@ impl Reader {
         }
     }
 
-    /// A peer that does not read its answers is not read from either (R5).
-    async fn wait_for_backlog(&self) {
+    /// A peer that does not read its answers is not read from either (R5), and let go when it reads nothing at all.
+    async fn wait_for_backlog(&self) -> Result<(), End> {
         let link = &self.lane.link;
+        let patience = link.shared.config.keepalive_timeout * PATIENCE;
         while bytes_of(link.work.load(Ordering::Acquire)) > BACKLOG_HIGH {
             let drained = link.drained.notified();
             let mut drained = pin!(drained);
             drained.as_mut().enable();
-            if bytes_of(link.work.load(Ordering::Acquire)) > BACKLOG_HIGH / 2 {
-                drained.await;
+            let left = link.left.load(Ordering::Relaxed);
+            if bytes_of(link.work.load(Ordering::Acquire)) <= BACKLOG_HIGH / 2 {
+                continue;
+            }
+            tokio::select! {
+                () = drained => {}
+                // Nobody reads this lane meanwhile: its end is noticed here.
+                () = self.lane.gone.cancelled() => return Err(End::Gone("connection lost: answers wait for it".into())),
+                () = tokio::time::sleep(patience) => if link.left.load(Ordering::Relaxed) == left {
+                    crate::measure::limit("answer_backlog");
+                    return Err(End::Breach(format!("it reads none of its answers for {patience:?}")));
+                },
             }
         }
+        Ok(())
     }
 
     /// Handles the frame's fields in the order in which they stand. Gives the reason of a goodbye.
@@ -149,7 +173,7 @@ impl Reader {
                 }
                 9 => {
                     let ping = Ping::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
-                    let _ = self.lane.back.send(Back::Pong(ping));
+                    self.lane.pong(ping)?;
                 }
                 12 => self.credits_due(),
                 11 => {
@@ -271,6 +295,10 @@ impl Reader {
         let link = &self.lane.link;
         match (reply, link.shared.services.get_receiver()) {
             (Some(reply), _) if left.is_none_or(|left| left.is_zero()) => reply.expired(),
+            (Some(reply), _) if link.unanswered() > link.shared.config.max_asks.saturating_mul(ASKS).min(MOST_ASKS) => {
+                crate::measure::limit("max_asks");
+                reply.not_run("too many asks are unanswered");
+            }
             (reply, Some(receiver)) => {
                 receiver.message(&link.identity, Incoming { message, left, accept, reply });
             }
@@ -307,6 +335,7 @@ impl Reader {
         }
         let reply = self.reply_to(call.correlation, limit);
         if self.lane.calls.fetch_add(1, Ordering::AcqRel) >= link.shared.config.max_asks {
+            crate::measure::limit("max_asks");
             reply.not_run("too many calls are unanswered");
             return Ok(());
         }

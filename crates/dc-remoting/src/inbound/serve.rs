@@ -21,6 +21,7 @@ use tonic::{
 use super::{InLane, InLink, accept::Conn, reader, slot, writer::BackStream};
 use crate::{
     RemotingConfig,
+    refusal::TOO_MANY_LINKS,
     remoting::Shared,
     wire::{FrameCodec, OutFrame, PATH, SERVICE_NAME, read_hello, welcome_frame},
 };
@@ -116,11 +117,20 @@ async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Byte
         return Err(Status::unauthenticated(said));
     }
     let protocol = hello.identity.protocol;
-    let (link, fresh) = match shared.inbound.lock().entry((hello.identity.node, hello.link)) {
-        Entry::Occupied(entry) => (Arc::clone(entry.get()), false),
-        Entry::Vacant(entry) => {
-            let link = Arc::new(InLink::new(Arc::clone(shared), hello.link, hello.identity));
-            (Arc::clone(entry.insert(link)), true)
+    let (link, fresh) = {
+        let mut inbound = shared.inbound.lock();
+        let node = hello.identity.node;
+        let links = inbound.keys().filter(|(of, _)| *of == node).count();
+        match inbound.entry((node, hello.link)) {
+            Entry::Occupied(entry) => (Arc::clone(entry.get()), false),
+            Entry::Vacant(_) if links >= shared.config.max_links_per_peer => {
+                conn.refuse_for("max_links_per_peer", TOO_MANY_LINKS);
+                return Err(Status::resource_exhausted(TOO_MANY_LINKS));
+            }
+            Entry::Vacant(entry) => {
+                let link = Arc::new(InLink::new(Arc::clone(shared), hello.link, hello.identity));
+                (Arc::clone(entry.insert(link)), true)
+            }
         }
     };
     let (back, rx) = mpsc::unbounded_channel();
@@ -134,7 +144,10 @@ async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Byte
         link.close("closed while a lane was opened");
         return Err(Status::failed_precondition("the link was closed meanwhile"));
     }
-    conn.handshake_done();
+    if !conn.handshake_done() {
+        link.close("its connection had to make room for another");
+        return Err(Status::resource_exhausted("its place went to another connection"));
+    }
     #[cfg(feature = "tls")]
     if let Some(certificate) = conn.certificate.get() {
         tokio::spawn(crate::renew::end_with(certificate.validity, Arc::clone(&link)));
@@ -156,6 +169,7 @@ async fn watch_completion(link: Arc<InLink>) {
         () = link.closed.cancelled() => {}
         () = tokio::time::sleep(limit) => {
             if !link.is_complete() {
+                crate::measure::limit("handshake_timeout");
                 link.close("its other lanes did not come in time");
             }
         }

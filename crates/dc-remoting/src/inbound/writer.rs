@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::{Answering, Back, InLane, PairIn, backlog_cost};
+use super::{Answering, Back, InLane, PONG_COST, PairIn, backlog_cost};
 use crate::wire::{ChunkRef, Frame, Goodbye, OutFrame, ReplyRef};
 
 /// Entries taken from the queue at once.
@@ -78,7 +78,10 @@ impl BackStream {
         for back in taken.drain(..) {
             match back {
                 Back::Nudge => self.lane.nudged.store(false, Ordering::Release),
-                Back::Pong(ping) => prost::encoding::message::encode(10, &ping, &mut self.filling),
+                Back::Pong(ping) => {
+                    prost::encoding::message::encode(10, &ping, &mut self.filling);
+                    written += PONG_COST;
+                }
                 Back::Goodbye => self.parting = true,
                 Back::Reply(answer) => written += self.answer(answer),
             }
@@ -152,6 +155,12 @@ impl BackStream {
             self.transfers.push_back(transfer);
         }
         piece.len()
+    }
+}
+
+impl Drop for BackStream {
+    fn drop(&mut self) {
+        self.lane.gone.cancel();
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     LinkError, PeerIdentity, RefusedBy, RemotingConfig, TlsRefusal,
-    refusal::TLS_ONLY,
+    refusal::{TLS_ONLY, TOO_MANY, TOO_MANY_LINKS},
     remoting::Shared,
     wire::{FrameCodec, Grant, LaneKind, PATH, hello_frame, read_welcome},
 };
@@ -221,7 +221,15 @@ fn refused_or_not(endpoint: &Endpoint, status: &Status) -> LinkError {
     if chain(status).contains(TLS_ONLY) {
         return refused(TlsRefusal::TlsOnly);
     }
+    let overloaded = |what| LinkError::Overloaded { endpoint: endpoint.clone(), what };
+    if status.message() == TOO_MANY_LINKS {
+        return overloaded("it takes no more links of this node");
+    }
+    if chain(status).contains(TOO_MANY) {
+        return overloaded("it has no place for another connection");
+    }
     match status.code() {
+        Code::ResourceExhausted => overloaded("it has no place for another connection"),
         // Only said of a certificate that does not agree with the hello.
         Code::Unauthenticated => refused(TlsRefusal::Failed { why: status.message().into() }),
         Code::FailedPrecondition | Code::PermissionDenied | Code::Unimplemented => {

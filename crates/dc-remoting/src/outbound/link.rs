@@ -223,9 +223,9 @@ impl Link {
 
     /// Gives a pair its number.
     pub(crate) fn bind(&self, pair: Arc<PairInner>) -> Result<u32, LinkError> {
-        self.pairs.lock().insert(pair, self.grant.max_pairs).ok_or_else(|| LinkError::Overloaded {
-            endpoint: self.endpoint.clone(),
-            what: "too many pairs on one link",
+        self.pairs.lock().insert(pair, self.grant.max_pairs).ok_or_else(|| {
+            crate::measure::limit("max_pairs");
+            LinkError::Overloaded { endpoint: self.endpoint.clone(), what: "too many pairs on one link" }
         })
     }
 

@@ -377,6 +377,7 @@ impl OutState {
         match table.insert(ask, self.lane as u8) {
             Ok(correlation) => Registered::Ask { correlation, deadline },
             Err(ask) => {
+                crate::measure::limit("max_asks");
                 ask.finish(Err(LinkError::Overloaded { endpoint: endpoint(), what: "too many unanswered asks" }));
                 Registered::Gone
             }

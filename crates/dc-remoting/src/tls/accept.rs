@@ -1,29 +1,25 @@
 //! The handshake at the end that was dialled.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Tls,
     certificate::{Certificate, now},
-    error::refusal,
+    error,
     material::Material,
     verify::check_system,
 };
-use crate::{RefusedBy, TlsRefusal, refusal::TLS_ONLY};
+use crate::{
+    RefusedBy, TlsRefusal,
+    refusal::{self, TLS_ONLY},
+};
 
 /// The first byte of a TLS connection: a record of type handshake.
 const HANDSHAKE: u8 = 0x16;
-
-/// How long, and how much, a plain-text dialler may go on talking after it was told to use TLS.
-const LAST_WORDS: (Duration, u64) = (Duration::from_secs(1), 64 << 10);
 
 /// Why there is no TLS connection.
 #[derive(Debug)]
@@ -43,7 +39,7 @@ pub(crate) async fn accept(tls: &Tls, io: TcpStream) -> Result<(TlsStream<TcpStr
         Ok(0) => return Err(Failure::Ended("it closed the connection before it said anything".to_owned())),
         Ok(_) => {
             if first[0] == b'P' {
-                tell_tls_only(io).await;
+                refusal::say_goaway(io, refusal::INADEQUATE_SECURITY, TLS_ONLY).await;
             }
             return Err(Failure::Refused(RefusedBy::ThisNode, TlsRefusal::PlainText));
         }
@@ -67,27 +63,8 @@ pub(super) fn check(shown: Option<&[CertificateDer<'_>]>, tls: &Tls) -> Result<C
 }
 
 fn failure(err: &std::io::Error, material: &Material) -> Failure {
-    match refusal(err, material.own.validity, now()) {
+    match error::refusal(err, material.own.validity, now()) {
         Some((by, why)) => Failure::Refused(by, why),
         None => Failure::Ended(format!("it ended the connection during the TLS handshake: {err}")),
     }
-}
-
-/// Says to an HTTP/2 client in its own words that it has to use TLS, and hears it out, so that it can read that.
-async fn tell_tls_only(mut io: TcpStream) {
-    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const INADEQUATE_SECURITY: u8 = 0xc;
-    let length = 8 + TLS_ONLY.len() as u8;
-    let mut said = SETTINGS.to_vec();
-    // GOAWAY, on stream 0, last stream 0.
-    said.extend([0, 0, length, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, INADEQUATE_SECURITY]);
-    said.extend(TLS_ONLY.as_bytes());
-    let talk = async {
-        io.write_all(&said).await?;
-        io.shutdown().await?;
-        let mut rest = io.take(LAST_WORDS.1);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    // It was only courtesy.
-    let _ = timeout(LAST_WORDS.0, talk).await;
 }

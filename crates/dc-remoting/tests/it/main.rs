@@ -6,6 +6,7 @@ mod faults;
 mod flow;
 mod hostile;
 mod lanes;
+mod limits;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod order;

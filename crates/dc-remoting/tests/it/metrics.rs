@@ -46,12 +46,23 @@ async fn links_record_what_the_documentation_names() {
     let mut stranger = tokio::net::TcpStream::connect(there.remoting.local_addr()).await.expect("connects");
     tokio::io::AsyncWriteExt::write_all(&mut stranger, b"GET / HTTP/1.1\r\n\r\n").await.expect("writes");
     refused(&mut events, "not HTTP/2").await;
+    // And a bound that is reached, where it is.
+    let few = Node::echo(config("dc-3").max_peers(1)).await;
+    let _one = few.remoting.peer(here.target());
+    let refused = few.remoting.peer(there.target()).pair().tell(message("x")).await;
+    assert!(refused.is_err(), "a second peer");
     let recorded = names.0.lock().unwrap().clone();
     let documented = include_str!("../../../../docs/metrics.md");
-    for what in
-        ["rtt_seconds", "in_flight", "credits_bytes", "sent_bytes_total", "received_bytes_total", "refused_total"]
-    {
-        let name = format!("multidc_link_{what}");
+    for what in [
+        "link_rtt_seconds",
+        "link_in_flight",
+        "link_credits_bytes",
+        "link_sent_bytes_total",
+        "link_received_bytes_total",
+        "link_refused_total",
+        "limit_reached_total",
+    ] {
+        let name = format!("multidc_{what}");
         assert!(recorded.contains(&name), "{name} is not recorded: {recorded:?}");
         assert!(documented.contains(&name), "{name} is not documented");
     }

@@ -1,0 +1,228 @@
+//! R5, R8: what one peer may hold is bounded, reaching a bound is told to the one who does, and it is freed with the peer.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dc_core::{DataCenter, NodeId};
+use dc_remoting::{
+    LinkError, LinkEvent, RemotingConfig, RemotingConfigBuilder,
+    proto::{Envelope, Frame, LaneKind, Ping},
+};
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream},
+    sync::broadcast,
+};
+
+use crate::{
+    raw::{RawLane, envelopes, tell},
+    support::*,
+};
+
+/// The node that raw lanes speak as.
+const RAW: NodeId = NodeId(77);
+
+/// A connection from another address of this host.
+async fn from(host: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind((host, 0).into()).expect("a loopback address");
+    socket.connect(to).await.expect("connects")
+}
+
+async fn until_free(node: &Node) {
+    eventually("everything to be freed", || {
+        let taken = node.remoting.taken();
+        (taken.connections, taken.handshaking, taken.links) == (0, 0, 0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn r8_one_address_takes_no_place_from_another() {
+    let there = Node::echo(config("dc-2").max_connections(12).max_handshaking(12).max_handshaking_per_address(5)).await;
+    let mut events = there.remoting.events();
+    // They say nothing. The sixth finds no place, as none of the others had a fair time.
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        silent.push(from([127, 0, 0, 2], there.remoting.local_addr()).await);
+    }
+    refused(&mut events, "max_handshaking_per_address").await;
+    assert_eq!(there.remoting.taken().handshaking, 5);
+    let here = Node::echo(config("dc-1")).await;
+    body(here.remoting.peer(there.target()).pair().ask(message("x"), SOON).await);
+    assert_eq!(there.remoting.taken().connections, 5 + 3);
+    drop((silent, here));
+    until_free(&there).await;
+}
+
+#[tokio::test]
+async fn r8_a_slow_handshake_makes_room_for_another_of_its_address() {
+    let there =
+        Node::echo(config("dc-2").max_handshaking_per_address(3).handshake_timeout(Duration::from_secs(3))).await;
+    let mut events = there.remoting.events();
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(TcpStream::connect(there.remoting.local_addr()).await.expect("connects"));
+    }
+    // Of the same address: refused for a moment, served long before those three are given up.
+    let here = Node::echo(config("dc-1")).await;
+    here.remoting.peer(there.target()).connected(Duration::from_secs(2)).await.expect("R8: the oldest made room");
+    refused(&mut events, "needs the place").await;
+    body(here.remoting.peer(there.target()).pair().ask(message("x"), SOON).await);
+}
+
+#[tokio::test]
+async fn r8_links_of_one_peer_are_bounded_and_it_is_told_so() {
+    let there = Node::echo(config("dc-2").max_links_per_peer(2)).await;
+    let mut events = there.remoting.events();
+    let first = RawLane::link(there.remoting.local_addr(), 1).await;
+    let _second = RawLane::link(there.remoting.local_addr(), 2).await;
+    let dc = DataCenter::new("dc-1").build().expect("legal");
+    let twin = Node::echo(RemotingConfig::builder(system("app"), dc.id().clone(), RAW)).await;
+    let err = twin.remoting.peer(there.target()).pair().ask(message("x"), SOON).await.expect_err("a third link");
+    assert!(matches!(&err, LinkError::Overloaded { what, .. } if what.contains("links")), "{err:?}");
+    assert!(err.certainly_not_run());
+    refused(&mut events, "no more links").await;
+    let here = Node::echo(config("dc-3")).await;
+    body(here.remoting.peer(there.target()).pair().ask(message("x"), SOON).await);
+    // One goes: its place is free again.
+    drop(first);
+    twin.remoting.peer(there.target()).connected(SOON).await.expect("R8: freed");
+}
+
+/// Whoever reads nothing is given up soon.
+fn impatient() -> RemotingConfigBuilder {
+    let (interval, timeout) = (Duration::from_millis(100), Duration::from_millis(200));
+    config("dc-2").keepalive_interval(interval).keepalive_timeout(timeout).max_links_per_peer(1)
+}
+
+async fn cut_off(events: &mut broadcast::Receiver<LinkEvent>, there: &Node) {
+    refused(events, "reads none of its answers").await;
+    until_free(there).await;
+}
+
+/// Asks for 20 MiB of answers.
+fn ask_for_much(user: &RawLane) {
+    for n in 1..=640 {
+        user.send(&envelopes(vec![Envelope { correlation: n << 2, left_us: 60_000_000, ..tell(vec![7; 32 << 10]) }]));
+    }
+}
+
+#[tokio::test]
+async fn r5_a_peer_that_reads_none_of_its_answers_is_cut_off() {
+    let there = Node::echo(impatient()).await;
+    let mut events = there.remoting.events();
+    let [control, user, _bulk] = RawLane::link(there.remoting.local_addr(), 1).await;
+    ask_for_much(&user);
+    let alive = tokio::spawn(async move {
+        loop {
+            control.send(&Frame { ping: Some(Ping::default()), ..Frame::default() });
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    cut_off(&mut events, &there).await;
+    alive.abort();
+}
+
+#[tokio::test]
+async fn r5_a_peer_that_only_pings_and_reads_nothing_is_cut_off() {
+    let there = Node::echo(impatient()).await;
+    let mut events = there.remoting.events();
+    let [control, _user, _bulk] = RawLane::link(there.remoting.local_addr(), 1).await;
+    let pings = Frame { ping: Some(Ping { nonce: u64::MAX }), ..Frame::default() };
+    let pings = Bytes::from(pings.encode_to_vec().repeat(10_000));
+    for _ in 0..60 {
+        control.send_bytes(pings.clone());
+    }
+    cut_off(&mut events, &there).await;
+}
+
+#[tokio::test]
+async fn r5_what_waits_for_a_peer_is_freed_when_it_goes() {
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let there = Node::start(config("dc-2"), {
+        let arrived = Arc::clone(&arrived);
+        move |incoming| {
+            echo(incoming);
+            arrived.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let [mut control, user, bulk] = RawLane::link(there.remoting.local_addr(), 1).await;
+    ask_for_much(&user);
+    eventually("answers to pile up", || arrived.load(Ordering::SeqCst) * (32 << 10) > 18 << 20).await;
+    // After one more frame the node reads none of the lanes any further, and so does not see their end there.
+    let before = arrived.load(Ordering::SeqCst);
+    bulk.send(&envelopes(vec![tell("x")]));
+    eventually("the bulk lane to be read", || arrived.load(Ordering::SeqCst) > before).await;
+    control.send(&Frame { ping: Some(Ping::default()), ..Frame::default() });
+    control.back.message().await.expect("open").expect("a pong");
+    drop((control, user, bulk));
+    until_free(&there).await;
+}
+
+#[tokio::test]
+async fn r8_a_handshake_that_reads_nothing_ends_in_time() {
+    let there = Node::echo(config("dc-2").handshake_timeout(Duration::from_secs(2))).await;
+    let mut events = there.remoting.events();
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4 << 10).expect("small");
+    let mut stream = socket.connect(there.remoting.local_addr()).await.expect("connects");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("writes");
+    // HTTP/2 pings, whose answers nobody reads.
+    let pings = [&[0u8, 0, 8, 6, 0, 0, 0, 0, 0][..], &[0; 8]].concat().repeat(1000);
+    let flood = async { while stream.write_all(&pings).await.is_ok() {} };
+    tokio::time::timeout(SOON, flood).await.expect("R8: cut off");
+    refused(&mut events, "in time").await;
+    until_free(&there).await;
+}
+
+#[tokio::test]
+async fn r5_unanswered_asks_of_one_link_are_bounded() {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let there = Node::start(config("dc-2").max_asks(4), {
+        let kept = Arc::clone(&kept);
+        move |mut incoming| {
+            // Accepted, and not answered.
+            kept.lock().extend(incoming.reply.take());
+        }
+    })
+    .await;
+    let [_control, mut user, _bulk] = RawLane::link(there.remoting.local_addr(), 1).await;
+    for n in 1..=17 {
+        user.send(&envelopes(vec![Envelope { correlation: n << 2, left_us: 60_000_000, ..tell("x") }]));
+    }
+    let refused = loop {
+        let frame = tokio::time::timeout(SOON, user.back.message()).await.expect("in time");
+        if let Some(reply) = frame.expect("open").expect("open").replies.pop() {
+            break reply;
+        }
+    };
+    assert_eq!((refused.correlation, kept.lock().len()), (17 << 2, 16));
+    assert!(String::from_utf8_lossy(&refused.body).contains("too many"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn r8_a_place_is_freed_whenever_its_peer_leaves_the_handshake() {
+    let there = Node::echo(config("dc-2")).await;
+    for said in [&b""[..], b"PRI * HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let mut stream = TcpStream::connect(there.remoting.local_addr()).await.expect("connects");
+        stream.write_all(said).await.expect("writes");
+        eventually("the connection to be taken", || there.remoting.taken().connections == 1).await;
+        drop(stream);
+        until_free(&there).await;
+    }
+    let lonely = RawLane::lane(there.remoting.local_addr(), 9, LaneKind::User).await;
+    assert_eq!(there.remoting.taken().handshaking, 0);
+    drop(lonely);
+    until_free(&there).await;
+}
