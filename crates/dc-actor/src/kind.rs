@@ -213,7 +213,7 @@ pub(crate) enum GrainScope {
     /// One home for each identity, among the datacenters that match.
     OneHome(DataCenterSelector),
     /// One in the world.
-    Global(Policy),
+    Global(Box<Policy>),
 }
 
 impl<A: RemoteActor> GrainBuilder<A> {
@@ -355,7 +355,7 @@ impl<A: RemoteActor> GrainBuilder<A> {
         let scope = match self.scope {
             Scope::PerDataCenter => GrainScope::PerDataCenter,
             Scope::OneHome => GrainScope::OneHome(self.policy.within),
-            Scope::Global => GrainScope::Global(self.policy),
+            Scope::Global => GrainScope::Global(Box::new(self.policy)),
         };
         let options = GrainOptions { idle: self.idle, scope };
         let Some(args) = self.args else {
@@ -543,7 +543,7 @@ impl Kinds {
     /// The registered kinds of global grains, with what was declared of them.
     pub(crate) fn global_grains(&self) -> impl Iterator<Item = (&'static str, &Policy)> {
         self.grains.iter().filter_map(|(name, kind)| match &kind.options().scope {
-            GrainScope::Global(policy) => Some((*name, policy)),
+            GrainScope::Global(policy) => Some((*name, &**policy)),
             GrainScope::PerDataCenter | GrainScope::OneHome(_) => None,
         })
     }

@@ -20,6 +20,9 @@ pub(crate) const OK: u32 = 0;
 const HANDLER: u32 = 1;
 /// The answer's status: the body is a [`Fault`].
 const FAULT: u32 = 2;
+/// Added to the status of an answer that came from the next owner of a global target: its epoch is not the one that
+/// was asked.
+pub(crate) const FORWARDED: u32 = 16;
 
 /// An [`Error`] on the wire. A node that does not know the variant still learns the text and whether anything ran.
 #[derive(Clone, PartialEq, prost::Message)]

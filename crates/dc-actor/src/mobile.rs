@@ -60,15 +60,6 @@ impl<A: RemoteActor> Mobile<A> {
         mobile
     }
 
-    pub(crate) fn node(&self) -> &Arc<Node> {
-        &self.node
-    }
-
-    /// What is owned, if it is a global one.
-    pub(crate) fn thing(&self) -> Option<&Thing> {
-        self.thing.as_ref()
-    }
-
     fn settle(&self, located: Located) -> Arc<Known<A>> {
         let key = match &self.what {
             What::Grain(id) => Key::Grain(id.clone()),
@@ -92,11 +83,13 @@ impl<A: RemoteActor> Mobile<A> {
             return Ok(known);
         }
         let left = until.saturating_duration_since(self.node.clock().now());
-        let found = tokio::time::timeout(left, self.look(until, told)).await;
-        found.unwrap_or_else(|_| {
-            let to = format!("the place of {}", self.label());
-            Err(Error::Timeout { to, after: left, not_run: true }.into())
-        })
+        match tokio::time::timeout(left, self.look(until, told)).await {
+            Ok(found) => found,
+            Err(_) => {
+                let to = format!("the place of {}", self.label());
+                Err(Error::Timeout { to, after: left, not_run: true }.into())
+            }
+        }
     }
 
     /// Looks for it, one message at a time. Cancel-safe: what it began goes on by itself.
@@ -186,7 +179,11 @@ impl<A: RemoteActor> Mobile<A> {
             let error = match ask_by(&known.route, &mut payload, Some(left), sender).await {
                 Err(AskError::Failed(error)) => error,
                 answer => {
-                    self.check_answer(&known).map_err(AskError::Failed)?;
+                    if payload.was_forwarded() {
+                        self.forget(&known);
+                    } else {
+                        self.check_answer(&known).map_err(AskError::Failed)?;
+                    }
                     return answer;
                 }
             };

@@ -167,10 +167,6 @@ impl<A: RemoteActor> Ref<A> {
         matches!(self.inner.key, Key::Global(_))
     }
 
-    pub(crate) fn located(&self) -> &Located {
-        &self.inner.at
-    }
-
     /// Its name, per-DC or global, if it has one.
     pub fn name(&self) -> Option<&str> {
         match &self.inner.key {

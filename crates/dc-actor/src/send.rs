@@ -150,6 +150,8 @@ pub(crate) struct Payload<M> {
     form: Form<M>,
     /// Whether what is written is kept, to be sent again.
     keep: bool,
+    /// Its answer came from the next owner of a global target.
+    forwarded: bool,
 }
 
 enum Form<M> {
@@ -164,12 +166,12 @@ enum Form<M> {
 impl<M: RemoteMessage> Payload<M> {
     /// A message that is sent once.
     fn once(message: M) -> Self {
-        Self { form: Form::Typed(message), keep: false }
+        Self { form: Form::Typed(message), keep: false, forwarded: false }
     }
 
     /// A message that is sent again while it certainly did not run.
     pub(crate) fn again(message: M) -> Self {
-        Self { form: Form::Typed(message), keep: true }
+        Self { form: Form::Typed(message), keep: true, forwarded: false }
     }
 
     fn bytes(&mut self) -> Result<Bytes, Error> {
@@ -182,6 +184,11 @@ impl<M: RemoteMessage> Payload<M> {
             self.form = Form::Encoded(bytes.clone());
         }
         Ok(bytes)
+    }
+
+    /// Whether its answer came from another owner than the one that was asked, in a hand-over.
+    pub(crate) fn was_forwarded(&self) -> bool {
+        self.forwarded
     }
 
     /// Whether it was given away: then it may have run.
@@ -290,7 +297,11 @@ where
             let after = timeout.unwrap_or(way.node.options().ask_timeout);
             let message = way.message::<M>(payload.bytes()?, sender);
             let answer = match way.pair(sender).ask(message, after).await {
-                Ok(answer) => way.node.weak().while_reading(|| link::decode_answer::<A, M>(answer.status, answer.body)),
+                Ok(answer) => {
+                    payload.forwarded = answer.status & link::FORWARDED != 0;
+                    let status = answer.status & !link::FORWARDED;
+                    way.node.weak().while_reading(|| link::decode_answer::<A, M>(status, answer.body))
+                }
                 Err(err) => Err(AskError::Failed(link::link_error(&err, &way.label::<A>()))),
             };
             if let Err(AskError::Failed(Error::ActorNotFound { .. } | Error::ActorStopped { .. })) = &answer {

@@ -54,8 +54,9 @@ mod connect;
 /// derives that are called `RemoteActor`, say which: `use multidc::RemoteActor;`.
 pub mod prelude {
     pub use dc_actor::{
-        Activation, Actor, ActorSystem, AskError, Context, ContextExt, Error, Event, GrainRef, Handles, Message, Ref,
-        RemoteActor, RemoteMessage, Reply, RestartPolicy,
+        Activation, Actor, ActorSystem, AskError, Context, ContextExt, DrainOptions, Error, Event, Failback, GrainRef,
+        Handles, Home, Loss, Message, OnLoss, Ref, RemoteActor, RemoteMessage, Reply, RestartPolicy, Scope, Snapshot,
+        Strictness,
     };
     pub use dc_controller::{ControllerOptions, ControllerOptionsBuilder};
     pub use dc_core::{DataCenter, DataCenterId, DataCenterSelector, DataCenterState, NodeId, Selector};
@@ -63,6 +64,8 @@ pub mod prelude {
 }
 
 pub use dc_actor::*;
+// Both this crate and `dc_core` have one: the table's is `multidc::snapshot::Snapshot`.
+pub use dc_actor::Snapshot;
 pub use dc_cluster::{ClusterConfigBuilder, Discovery, DnsSeeds, GossipKey, GossipTiming, StaticSeeds};
 pub use dc_controller::{ControllerOptions, ControllerOptionsBuilder};
 pub use dc_controlplane::{

@@ -269,7 +269,7 @@ impl Forwarding<'_> {
             };
             drop(accept);
             match answer {
-                Ok(answer) => reply.send(answer.status, answer.body),
+                Ok(answer) => reply.send(answer.status | link::FORWARDED, answer.body),
                 Err(err) => link::reply_error(reply, &link::link_error(&err, &target)),
             }
         });

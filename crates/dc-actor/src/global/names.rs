@@ -224,7 +224,7 @@ pub(crate) async fn locate(
         return Err(error.into());
     };
     if owner.node == node.id() {
-        let (cell, _) = here(node, &global, name, until, false).await?;
+        let (cell, _) = here(node, &global, name, owner.epoch, until, false).await?;
         let epoch = cell.core().owned.as_ref().map(|owned| owned.title.epoch().0).unwrap_or_default();
         return Ok((Located { at: node.location(cell.core().number), epoch }, cell.core().kind.to_owned()));
     }
@@ -255,7 +255,8 @@ pub(crate) async fn asked_to_find(node: &Arc<Node>, body: FindBody, left: Durati
     if body.epoch > global.epoch(&thing).unwrap_or_default() {
         node.heard_of(thing, body.epoch);
     }
-    let (cell, request) = here(node, &global, &body.name, node.clock().now() + left, body.forwarded).await?;
+    let until = node.clock().now() + left;
+    let (cell, request) = here(node, &global, &body.name, body.epoch, until, body.forwarded).await?;
     let core = cell.core();
     let epoch = core.owned.as_ref().map(|owned| owned.title.epoch().0).unwrap_or_default();
     let same_request = request != 0 && body.request.as_ref() == request.to_be_bytes();
@@ -265,11 +266,12 @@ pub(crate) async fn asked_to_find(node: &Arc<Node>, body: FindBody, left: Durati
 /// How often an actor that is about to be started here is looked for.
 const ADOPTED: Duration = Duration::from_millis(10);
 
-/// The actor of a name that this node owns, once it has started.
+/// The actor of a name that this node owns, once it has started; under `asked` at least, if that comes in time.
 async fn here(
     node: &Arc<Node>,
     global: &Global,
     name: &str,
+    asked: u64,
     until: Instant,
     forwarded: bool,
 ) -> Result<(Arc<dyn AnyCell>, u128), Error> {
@@ -281,6 +283,7 @@ async fn here(
         if let Some((cell, request)) = global.standing.of_name(&thing)
             && let Some(owned) = &cell.core().owned
             && owned.title.check().is_ok()
+            && owned.title.epoch().0 >= asked
         {
             if !forwarded {
                 global.after_landing(&thing, owned.title.epoch().0).await;
@@ -290,7 +293,9 @@ async fn here(
         }
         let known = global.ownership.known(name);
         let mine = known.as_ref().and_then(|entry| entry.holder.as_ref()).is_some_and(|held| held.node == node.id());
-        if !mine || node.clock().now() >= until {
+        // Who asks may be ahead: the hand-over to this node has not been seen here yet.
+        let behind = known.as_ref().is_none_or(|entry| entry.epoch.0 < asked);
+        if !(mine || behind) || node.clock().now() >= until {
             let epoch = known.as_ref().map_or(0, |entry| entry.epoch.0);
             let newer = known.filter(|_| !mine).and_then(|entry| Some(super::new_owner(entry.holder?, entry.epoch)));
             return Err(Error::NotOwner { actor: format!("the global name {name:?}"), epoch, newer, not_run: true });

@@ -35,8 +35,8 @@ pub(crate) async fn follow(system: WeakSystem, mut orders: UnboundedReceiver<Ord
                 lost.iter().for_each(|cell| cell.kill());
             }
             Order::Lost { thing, held } => stop_at_once(&global, &thing, held),
-            Order::Quiesce { thing, epoch, to, done } => {
-                let moving = global.standing.begin_move(&thing, epoch.0, to);
+            Order::Quiesce { thing, to, done, .. } => {
+                let moving = global.standing.begin_move(&thing, to);
                 tokio::spawn(moves::quiesce(node.clone(), global, thing, moving, done));
             }
             Order::Moved { thing, to } => {

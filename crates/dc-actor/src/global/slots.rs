@@ -50,7 +50,7 @@ pub(crate) async fn locate(
     }
     let Some(owner) = owner else { return Err(Error::not_found(identity(kind, id)).into()) };
     if owner.node == node.id() {
-        return Ok(activate(node, kind, id, left(node), false).await?);
+        return Ok(activate(node, kind, id, owner.epoch, left(node), false).await?);
     }
     let body = GrainBody { kind: kind.to_owned(), id: id.to_string(), epoch: owner.epoch, forwarded: false };
     Ok(ask(node, &owner, body, left(node).min(ONE_QUESTION)).await?)
@@ -78,7 +78,7 @@ pub(crate) async fn asked_to_activate(node: &Arc<Node>, body: GrainBody, left: D
     if body.epoch > node.try_global().and_then(|global| global.epoch(&thing)).unwrap_or_default() {
         node.heard_of(thing, body.epoch);
     }
-    let found = activate(node, kind, &id, left, body.forwarded).await?;
+    let found = activate(node, kind, &id, body.epoch, left, body.forwarded).await?;
     Ok(Place { epoch: found.epoch, ..Place::at(kind, &found.at) })
 }
 
@@ -98,13 +98,14 @@ pub(super) async fn activate(
     node: &Arc<Node>,
     kind: &'static str,
     id: &Arc<str>,
+    asked: u64,
     left: Duration,
     forwarded: bool,
 ) -> Result<Located, Error> {
     let work = {
         let (node, id) = (node.clone(), id.clone());
         let span = tracing::debug_span!("activate", kind, id = %id);
-        async move { activate_here(&node, kind, &id, left, forwarded).await }.instrument(span)
+        async move { activate_here(&node, kind, &id, asked, left, forwarded).await }.instrument(span)
     };
     let timed_out = || Error::Timeout { to: identity(kind, id), after: left, not_run: true };
     let Ok(done) = tokio::time::timeout(left, tokio::spawn(work)).await else { return Err(timed_out()) };
@@ -118,6 +119,7 @@ async fn activate_here(
     node: &Arc<Node>,
     kind: &'static str,
     id: &Arc<str>,
+    asked: u64,
     left: Duration,
     forwarded: bool,
 ) -> Result<Located, Error> {
@@ -128,7 +130,7 @@ async fn activate_here(
         if let Some(moving) = global.standing.moving(&thing) {
             moving.over.wait().await;
         }
-        let title = title(node, global, group, slot, &identity(kind, id), until).await?;
+        let title = title(node, global, (group, slot), asked, &identity(kind, id), until).await?;
         if !forwarded {
             global.after_landing(&thing, title.epoch().0).await;
         }
@@ -162,17 +164,17 @@ async fn activate_here(
     }
 }
 
-/// The title to a slot of this node; waits a little where it is about to be confirmed.
+/// The title to a slot of this node, under `asked` at least; waits a little where it is about to be confirmed.
 async fn title(
     node: &Arc<Node>,
     global: &Global,
-    group: GroupId,
-    slot: Slot,
+    (group, slot): (GroupId, Slot),
+    asked: u64,
     what: &str,
     until: Instant,
 ) -> Result<Title, Error> {
     loop {
-        if let Some(title) = global.ownership.slot_title(group, slot) {
+        if let Some(title) = global.ownership.slot_title(group, slot).filter(|title| title.epoch().0 >= asked) {
             return Ok(title);
         }
         let owner = global.ownership.slot_owner(group, slot);
@@ -180,7 +182,8 @@ async fn title(
             Some((holder, epoch)) => (holder.node == node.id(), epoch.0),
             None => (false, 0),
         };
-        if !mine || node.clock().now() >= until {
+        // Who asks may be ahead: the hand-over to this node has not been seen here yet.
+        if !(mine || epoch < asked) || node.clock().now() >= until {
             let newer = owner.filter(|_| !mine).map(|(holder, epoch)| super::new_owner(holder, epoch));
             return Err(Error::NotOwner { actor: what.to_owned(), epoch, newer, not_run: true });
         }

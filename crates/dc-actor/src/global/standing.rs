@@ -37,7 +37,6 @@ impl State {
 
 /// A hand-over that is under way.
 pub(super) struct Move {
-    pub(super) epoch: u64,
     pub(super) to: Holder,
     /// Messages that came for it, in order; `None` once it is over.
     pub(super) held: Mutex<Option<VecDeque<Held>>>,
@@ -136,8 +135,8 @@ impl Standing {
     }
 
     /// From now on nothing of it starts. A hand-over that was not ended is replaced: the driver has given it up.
-    pub(super) fn begin_move(&self, thing: &Thing, epoch: u64, to: Holder) -> Arc<Move> {
-        let moving = Arc::new(Move { epoch, to, held: Mutex::new(Some(VecDeque::new())), over: SetOnce::new() });
+    pub(super) fn begin_move(&self, thing: &Thing, to: Holder) -> Arc<Move> {
+        let moving = Arc::new(Move { to, held: Mutex::new(Some(VecDeque::new())), over: SetOnce::new() });
         let _ = self.change(thing, |state| state.moving.replace(moving.clone()));
         moving
     }

@@ -134,7 +134,8 @@ impl<A: Actor> Cell<A> {
     {
         let gate = &self.core.gate;
         // What an actor tells itself belongs to the work that a held gate lets finish.
-        if !gate.enter() && !(gate.is_held() && Activation::is_current(&self.core) && gate.enter_held()) {
+        let inside = gate.enter() || (gate.is_held() && Activation::is_current(&self.core) && gate.enter_held());
+        if !inside {
             return Err(Refused { message, error: self.core.stopped_error() });
         }
         self.send_inside(name, message, port, deadline, meant).await

@@ -72,6 +72,10 @@ const LOOK: Duration = Duration::from_millis(50);
 impl Drain {
     /// Writes the intent. From then on every node of this datacenter hands over what it owns, also where this one ends.
     pub(super) async fn begin(node: Arc<Node>, options: DrainOptions) -> Result<Self, Error> {
+        if let Some(global) = node.try_global() {
+            // What is owned is counted once it is known; without it the drain is begun all the same.
+            let _ = tokio::time::timeout(node.options().ask_timeout, global.ownership.until_ready()).await;
+        }
         let first = Self::owned(&node);
         write(&node, &options, IntentKind::Drain).await?;
         Ok(Self { node, options, first, told: None, seen: false })
@@ -95,14 +99,17 @@ impl Drain {
                 self.told = Some(now);
                 return Some(now);
             }
-            self.ended()?;
+            if self.ended(now) {
+                return None;
+            }
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// `None` once it has ended.
-    fn ended(&mut self) -> Option<()> {
-        if self.wanted() { (self.progress().left > 0).then_some(()) } else { (!self.seen).then_some(()) }
+    /// Whether it has ended, of which `now` has been told.
+    fn ended(&mut self, now: DrainProgress) -> bool {
+        let known = self.node.try_global().is_none_or(|global| global.ownership.ready());
+        if self.wanted() { now.left == 0 && known } else { self.seen }
     }
 
     fn wanted(&mut self) -> bool {

@@ -21,15 +21,40 @@ pub(crate) struct Site {
     pub(crate) planes: Vec<MemoryControlPlane>,
 }
 
+/// One at a time: each of these tests keeps thousands of slots on every node, and none is about a busy machine.
+pub(crate) async fn turn() -> tokio::sync::MutexGuard<'static, ()> {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    TURN.lock().await
+}
+
 /// Starts datacenters with as many nodes each, all of which take part in ownership.
 pub(crate) async fn sites<const D: usize>(world: &World, dcs: [(&str, usize); D]) -> Vec<Site> {
+    sites_with(world, OWN_TTL, dcs).await
+}
+
+/// As [`sites`], with another lease.
+pub(crate) async fn sites_with<const D: usize>(world: &World, ttl: Duration, dcs: [(&str, usize); D]) -> Vec<Site> {
     let mut sites = Vec::new();
     for (dc, nodes) in dcs {
         let mut site = Site { nodes: Vec::new(), planes: Vec::new() };
         for _ in 0..nodes {
             let plane = world.plane();
             let seeds: Vec<&ActorSystem> = site.nodes.first().into_iter().collect();
-            let node = owned::register(world.bare_on(dc, &seeds, plane.clone())).start().await.expect("starts");
+            // A busy machine must not make these tests about leases and stale tables by itself.
+            let node = world.bare_on(dc, &seeds, plane.clone()).controller(|options| {
+                options
+                    .lease_ttl(Duration::from_secs(6))
+                    .heartbeat_interval(Duration::from_millis(500))
+                    .cache_refresh_interval(Duration::from_millis(300))
+                    .max_cache_staleness(Duration::from_secs(20))
+                    .leader_check_interval(Duration::from_millis(200))
+                    .request_timeout(Duration::from_secs(2))
+            });
+            let node =
+                owned::register(node.shutdown_grace(Duration::from_secs(30)).ownership(|options| options.ttl(ttl)))
+                    .start()
+                    .await
+                    .expect("starts");
             site.nodes.push(node);
             site.planes.push(plane);
         }
@@ -58,6 +83,7 @@ pub(crate) fn check_fencing(id: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a2_a_global_name_is_unique_in_all_datacenters_and_found_from_every_node() {
+    let _turn = turn().await;
     let world = World::new("a2-global");
     let sites = sites(&world, [("dc-1", 2), ("dc-2", 2)]).await;
     let (here, there) = (&sites[0].nodes[0], &sites[1].nodes[1]);
@@ -102,6 +128,7 @@ async fn a2_a_global_name_is_unique_in_all_datacenters_and_found_from_every_node
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a2_a_global_actor_that_fails_to_start_leaves_its_name_free() {
+    let _turn = turn().await;
     let world = World::new("a2-fails");
     let sites = sites(&world, [("dc-1", 1), ("dc-2", 1)]).await;
     let here = &sites[0].nodes[0];
@@ -122,6 +149,7 @@ async fn a2_a_global_actor_that_fails_to_start_leaves_its_name_free() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_a_global_grain_is_active_once_in_the_world_whoever_asks() {
+    let _turn = turn().await;
     let world = World::new("g2-grains");
     let sites = sites(&world, [("dc-1", 2), ("dc-2", 2)]).await;
     for round in 0..8 {
@@ -143,6 +171,7 @@ async fn g2_a_global_grain_is_active_once_in_the_world_whoever_asks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g3_g4_what_is_lost_with_its_datacenter_goes_on_elsewhere_under_a_higher_epoch_if_it_is_to() {
+    let _turn = turn().await;
     let world = World::new("g4");
     let sites = sites(&world, [("dc-1", 1), ("dc-2", 1), ("dc-3", 1)]).await;
     let (here, lost) = (&sites[0].nodes[0], &sites[1].nodes[0]);
@@ -204,6 +233,7 @@ async fn g3_g4_what_is_lost_with_its_datacenter_goes_on_elsewhere_under_a_higher
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_a_former_owner_that_works_on_is_neither_answered_for_nor_heard() {
+    let _turn = turn().await;
     let world = World::new("g2-fenced");
     let sites = sites(&world, [("dc-1", 1), ("dc-2", 1)]).await;
     let here = &sites[0].nodes[0];
@@ -237,6 +267,7 @@ async fn g2_a_former_owner_that_works_on_is_neither_answered_for_nor_heard() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_with_the_store_away_strict_ones_stop_and_available_ones_go_on() {
+    let _turn = turn().await;
     let world = World::new("g2-strict");
     let sites = sites(&world, [("dc-1", 1), ("dc-2", 1)]).await;
     let here = &sites[0].nodes[0];
@@ -271,6 +302,7 @@ async fn g2_with_the_store_away_strict_ones_stop_and_available_ones_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g3_an_owner_that_ends_without_a_word_is_followed_under_a_higher_epoch() {
+    let _turn = turn().await;
     let world = World::new("g3-crash");
     let mut sites = sites(&world, [("dc-1", 2), ("dc-2", 1)]).await;
     let here = sites[1].nodes[0].clone();
@@ -291,6 +323,7 @@ async fn g3_an_owner_that_ends_without_a_word_is_followed_under_a_higher_epoch()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_ownership_what_is_global_is_refused_at_start_and_everything_else_works() {
+    let _turn = turn().await;
     let world = World::new("no-ownership");
     let refused = owned::register(world.bare("dc-1", &[])).without_ownership().start().await.err().expect("refused");
     let StartError::Config(wrong) = &refused else { panic!("{refused}") };
@@ -312,6 +345,7 @@ async fn without_ownership_what_is_global_is_refused_at_start_and_everything_els
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a2_a_reference_to_a_global_actor_travels_and_follows_it() {
+    let _turn = turn().await;
     let world = World::new("a2-travels");
     let sites = sites(&world, [("dc-1", 1), ("dc-2", 1)]).await;
     let here = &sites[0].nodes[0];

@@ -23,7 +23,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 /// The lease of sessions of these tests.
-pub(crate) const OWN_TTL: Duration = Duration::from_secs(2);
+pub(crate) const OWN_TTL: Duration = Duration::from_secs(5);
 
 /// One control plane, shared by all datacenters of a test.
 pub(crate) struct World {
