@@ -23,11 +23,11 @@ pub fn here(dc: &str) {
     HERE.get_or_init(|| dc.to_owned());
 }
 
-fn dc() -> String {
+pub(crate) fn dc() -> String {
     HERE.get().cloned().unwrap_or_default()
 }
 
-fn activation() -> u64 {
+pub(crate) fn activation() -> u64 {
     (u64::from(process::id()) << 32) | ACTIVATIONS.fetch_add(1, Ordering::Relaxed)
 }
 

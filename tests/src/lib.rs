@@ -7,6 +7,9 @@
 //! Reading order: [`node::NodeProcess`], [`protocol`], [`servers`], [`proxy`].
 
 pub mod actors;
+pub mod clock;
+pub mod counters;
+pub mod ledger;
 pub mod node;
 pub mod protocol;
 pub mod proxy;

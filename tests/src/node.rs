@@ -224,6 +224,23 @@ impl NodeProcess {
         self.child.kill().await.context("SIGKILL")
     }
 
+    /// Kills it with SIGKILL, where others still refer to it, and waits for its end, at most 5 s.
+    ///
+    /// # Errors
+    ///
+    /// The operating system refused.
+    pub async fn kill_shared(&self) -> anyhow::Result<()> {
+        crate::servers::signal(self.pid(), "KILL")?;
+        let mut gone = self.gone.clone();
+        let ended = tokio::time::timeout(Duration::from_secs(5), gone.wait_for(|gone| *gone)).await;
+        ended.map(drop).with_context(|| format!("{} does not die", self.label))
+    }
+
+    /// Whether its process has ended.
+    pub fn is_gone(&self) -> bool {
+        *self.gone.borrow()
+    }
+
     /// Asks it to leave in order and waits for its end, at most 20 s.
     ///
     /// # Errors

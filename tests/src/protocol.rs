@@ -97,6 +97,47 @@ pub enum Command {
         /// How many asks at once.
         times: u32,
     },
+    /// Spawn a counter under a global name, which survives the loss of a datacenter.
+    SpawnCounter {
+        /// The global name.
+        name: String,
+        /// Where it starts; `None`: on this node.
+        at: Option<Where>,
+    },
+    /// Spawn many counters under global names, `prefix` and a number each.
+    SpawnCounters {
+        /// What their names begin with.
+        prefix: String,
+        /// How many.
+        count: u32,
+        /// Where they start.
+        at: Where,
+    },
+    /// Find a counter by its global name and make it count.
+    Count {
+        /// Its global name.
+        name: String,
+        /// The operation, as the log knows it.
+        op: String,
+        /// The bound of look-up and ask, each, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Make a counter that is a global grain count.
+    CountGrain {
+        /// Its identity.
+        id: String,
+        /// The operation, as the log knows it.
+        op: String,
+        /// The ask's bound, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Drain the datacenter; each step of its progress is an event line. Answered when it has ended.
+    Drain {
+        /// Why.
+        why: String,
+    },
+    /// What has happened to the node's part in global ownership.
+    OwnershipStats,
     /// Leave in order.
     Shutdown,
 }
@@ -138,6 +179,12 @@ pub enum Answer {
     Carts(Vec<CartReport>),
     /// The node's own state.
     Status(Status),
+    /// What a counter answered.
+    Counted(CountReport),
+    /// How a drain ended: whether all has moved.
+    Drained(bool),
+    /// Names and counts.
+    Stats(Vec<(String, u64)>),
 }
 
 /// How a worker answers.
@@ -164,6 +211,35 @@ pub struct CartReport {
     pub activation: u64,
     /// Items it holds.
     pub items: u64,
+}
+
+/// How a counter answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, kameo::Reply)]
+pub struct CountReport {
+    /// The datacenter it runs in.
+    pub dc: String,
+    /// The process it runs in.
+    pub pid: u32,
+    /// Drawn at its start.
+    pub activation: u64,
+    /// Its epoch: the fencing token.
+    pub epoch: u64,
+    /// How far it is.
+    pub count: u64,
+    /// What came of the increment.
+    pub outcome: Outcome,
+}
+
+/// What came of an increment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is written.
+    Counted,
+    /// The log has refused it: there is a newer owner.
+    Fenced,
+    /// The log did not answer: it may be written.
+    NoLog,
 }
 
 /// A node's own state.

@@ -27,6 +27,8 @@ pub enum Line {
     Open,
     /// Bytes are taken and never delivered.
     BlackHole,
+    /// What the client says passes; what the server answers is taken and never delivered.
+    Unanswered,
     /// Connections are reset, new ones too.
     Cut,
 }
@@ -94,14 +96,21 @@ async fn forward(client: TcpStream, target: SocketAddr, mut line: watch::Receive
     let (client_in, client_out) = client.into_split();
     let (server_in, server_out) = server.into_split();
     tokio::select! {
-        () = pump(client_in, server_out, line.clone(), delay.clone()) => {}
-        () = pump(server_in, client_out, line.clone(), delay) => {}
+        () = pump(client_in, server_out, line.clone(), delay.clone(), &[Line::BlackHole]) => {}
+        () = pump(server_in, client_out, line.clone(), delay, &[Line::BlackHole, Line::Unanswered]) => {}
         _ = line.wait_for(|line| *line == Line::Cut) => {}
     }
 }
 
-/// Reads as fast as bytes come, writes each chunk at its time: the delay costs no throughput.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: watch::Receiver<Line>, delay: Arc<AtomicU64>) {
+/// Reads as fast as bytes come, writes each chunk at its time: the delay costs no throughput. What comes while the line
+/// is one of `lossy` goes nowhere.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    line: watch::Receiver<Line>,
+    delay: Arc<AtomicU64>,
+    lossy: &[Line],
+) {
     let (queue, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(1024);
     let read = async move {
         let mut buffer = vec![0; 64 * 1024];
@@ -116,7 +125,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: watch::Rece
     let write = async move {
         while let Some((at, chunk)) = due.recv().await {
             tokio::time::sleep_until(at).await;
-            if *line.borrow() == Line::BlackHole {
+            if lossy.contains(&line.borrow()) {
                 continue;
             }
             if to.write_all(&chunk).await.is_err() {

@@ -71,7 +71,7 @@ pub fn resume(pid: u32) -> anyhow::Result<()> {
     signal(pid, "CONT")
 }
 
-fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+pub(crate) fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
     let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status()?;
     anyhow::ensure!(status.success(), "kill -{name} {pid}: {status}");
     Ok(())

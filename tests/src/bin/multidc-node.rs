@@ -6,9 +6,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use multidc::{Infallible, TlsConfig, prelude::*};
+use futures::{StreamExt, TryStreamExt};
+use multidc::{DrainOptions, DrainOutcome, Infallible, Loss, Scope, TlsConfig, prelude::*};
 use multidc_tests::{
     actors::{AddItem, Analyse, Cart, CartArgs, Ledger, PanicNow, Progress, Worker, WorkerArgs, here},
+    clock::RateClock,
+    counters::{Counter, CounterArgs, Increment, Nearby, Tally, log_at},
     protocol::{Answer, CartReport, Command, Failure, KnownDc, Line, Question, Status, Where},
 };
 use serde::{Deserialize, Serialize};
@@ -46,6 +49,21 @@ struct Args {
     /// Age from which on the table is stale, in milliseconds.
     #[arg(long, default_value_t = 5000)]
     stale_ms: u64,
+    /// The lease of what is owned globally, in milliseconds; by default the library's.
+    #[arg(long)]
+    own_ttl_ms: Option<u64>,
+    /// How many names of lost owners the node claims in a second; by default the library's.
+    #[arg(long)]
+    claims_per_second: Option<u32>,
+    /// The log that global counters write to; without it they count in memory.
+    #[arg(long)]
+    log: Option<SocketAddr>,
+    /// Where others reach this node, if not where it listens.
+    #[arg(long)]
+    advertise: Option<String>,
+    /// How fast the node's clock runs: 1.1 gains an hour in ten.
+    #[arg(long, default_value_t = 1.0)]
+    clock_rate: f64,
     /// Links over TLS, with `ca.pem`, `<datacenter id>.pem` and `.key` of this directory: see `dcctl certs dev`.
     #[arg(long, value_name = "DIR")]
     tls_dir: Option<std::path::PathBuf>,
@@ -69,6 +87,9 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
     let args = Args::parse();
     here(&args.dc);
+    if let Some(log) = args.log {
+        log_at(log);
+    }
     let system = start(&args).await?;
     let addr = system.endpoint().to_string();
     print(&Line::Started { addr, node: system.node_id().to_string() });
@@ -103,7 +124,28 @@ async fn start(args: &Args) -> anyhow::Result<ActorSystem> {
         .seeds(args.seeds.clone())
         .actor::<Worker>(|kind| kind.handles::<Analyse>().handles::<Progress>().handles::<PanicNow>())
         .grain::<Cart>(|kind| kind.args(|_| CartArgs::default()).per_data_center().handles::<AddItem>())
-        .grain::<Ledger>(|kind| kind.args(|_| CartArgs::default()).handles::<AddItem>());
+        .grain::<Ledger>(|kind| kind.args(|_| CartArgs::default()).handles::<AddItem>())
+        .actor::<Counter>(|kind| kind.handles::<Increment>().snapshots())
+        .grain::<Nearby>(|kind| kind.args(counter).per_data_center().handles::<Increment>())
+        .grain::<Tally>(|kind| {
+            let kind = kind.args(counter).scope(Scope::Global).survives(Loss::DataCenter);
+            kind.handles::<Increment>().snapshots()
+        })
+        .ownership(|mut options| {
+            if let Some(ttl) = args.own_ttl_ms {
+                options = options.ttl(Duration::from_millis(ttl));
+            }
+            if let Some(claims) = args.claims_per_second {
+                options = options.claims_per_second(claims);
+            }
+            options
+        });
+    if let Some(endpoint) = &args.advertise {
+        builder = builder.advertise(endpoint);
+    }
+    if args.clock_rate != 1.0 {
+        builder = builder.clock(std::sync::Arc::new(RateClock::new(args.clock_rate)));
+    }
     if let Some(tls) = tls {
         builder = builder.tls(tls);
     }
@@ -111,6 +153,10 @@ async fn start(args: &Args) -> anyhow::Result<ActorSystem> {
         builder = builder.actor::<OnlyHere>(|kind| kind);
     }
     Ok(builder.start().await?)
+}
+
+fn counter(id: &str) -> CounterArgs {
+    CounterArgs { id: id.to_owned() }
 }
 
 fn certificates(dir: &std::path::Path, dc: &DataCenter) -> anyhow::Result<TlsConfig> {
@@ -225,7 +271,61 @@ async fn answer(system: &ActorSystem, ask: Command) -> Result<Answer, Error> {
         }
         Command::AddToCart { cart, timeout_ms, times } => add::<Cart>(system, &cart, timeout_ms, times).await,
         Command::AddToLedger { ledger, timeout_ms, times } => add::<Ledger>(system, &ledger, timeout_ms, times).await,
+        Command::SpawnCounter { name, at } => {
+            let spawn = system.spawn_on::<Counter>(&name, counter(&name)).global().survives(Loss::DataCenter);
+            match at {
+                None => drop(spawn.await?),
+                Some(at) => drop(spawn.in_data_center(selector(at)).await?),
+            }
+            Ok(Answer::Done)
+        }
+        Command::SpawnCounters { prefix, count, at } => spawn_counters(system, &prefix, count, selector(at)).await,
+        Command::Count { name, op, timeout_ms } => {
+            let timeout = Duration::from_millis(timeout_ms);
+            let found = system.actor_of::<Counter>(&name).global().timeout(timeout).await?;
+            Ok(Answer::Counted(found.ask(Increment { op }).timeout(timeout).await.map_err(failed)?))
+        }
+        Command::CountGrain { id, op, timeout_ms } => {
+            let ask = system.grain::<Tally>(&id).ask(Increment { op });
+            Ok(Answer::Counted(ask.timeout(Duration::from_millis(timeout_ms)).await.map_err(failed)?))
+        }
+        Command::Drain { why } => {
+            let mut drain = system.drain(DrainOptions::default().why(why)).await?;
+            while let Some(progress) = drain.next().await {
+                print(&Line::Event { text: format!("drain: {} moved, {} left", progress.moved, progress.left) });
+            }
+            Ok(Answer::Drained(drain.outcome().await == DrainOutcome::Drained))
+        }
+        Command::OwnershipStats => {
+            let stats = system.ownership_stats().into_iter();
+            Ok(Answer::Stats(stats.map(|(name, count)| (name.to_owned(), count)).collect()))
+        }
     }
+}
+
+/// Many at once, in turns: a store takes only so many writes.
+async fn spawn_counters(
+    system: &ActorSystem,
+    prefix: &str,
+    count: u32,
+    at: DataCenterSelector,
+) -> Result<Answer, Error> {
+    let spawns = (0..count).map(|n| {
+        let (name, at) = (format!("{prefix}{n}"), at.clone());
+        async move {
+            for _ in 0..10 {
+                let spawn = system.spawn_on::<Counter>(&name, counter(&name)).global().survives(Loss::DataCenter);
+                match spawn.in_data_center(at.clone()).await {
+                    // The store was slow: nothing has started.
+                    Err(Error::OwnershipUnavailable { .. }) => {}
+                    other => return other.map(drop),
+                }
+            }
+            Err(Error::Overloaded { what: format!("the store, with {name}") })
+        }
+    });
+    futures::stream::iter(spawns).buffer_unordered(32).try_collect::<Vec<()>>().await?;
+    Ok(Answer::Done)
 }
 
 async fn add<G>(system: &ActorSystem, id: &str, timeout_ms: u64, times: u32) -> Result<Answer, Error>

@@ -2,6 +2,8 @@
 //! control plane. Tells its story with a time on each line, and ends with an
 //! error if any step is not as told.
 
+mod global;
+
 use std::{
     path::PathBuf,
     process::Stdio,
@@ -14,6 +16,7 @@ use dc_core::{Clock, SystemClock};
 use futures::future::join_all;
 use multidc_tests::{
     eventually,
+    ledger::Ledger,
     node::{NodeProcess, NodeSpec, Times, binary},
     protocol::{Answer, CartReport, Command, Failure, Where, WorkerReport},
 };
@@ -31,7 +34,7 @@ struct Args {
     /// Leave everything running at the end, for playing, until Ctrl-C.
     #[arg(long)]
     keep: bool,
-    /// The record's lease, in milliseconds: how long a dead datacenter stays routable.
+    /// The leases, in milliseconds: how long a dead datacenter stays routable, and keeps what it owns.
     #[arg(long, default_value_t = 3000)]
     ttl_ms: u64,
 }
@@ -56,7 +59,9 @@ struct Demo {
     ttl: Duration,
     dc1: Vec<NodeProcess>,
     dc2: Vec<NodeProcess>,
-    /// For each node: where its certificates are.
+    /// What the counters write to; it refuses lower epochs.
+    log: Ledger,
+    /// For each node: its ownership's lease, the log, where its certificates are.
     extra: Vec<String>,
     // Removes the SQLite file and the certificates at the end.
     _dir: tempfile::TempDir,
@@ -74,6 +79,7 @@ impl Demo {
             return demo.play().await;
         }
         demo.datacenter_is_killed().await?;
+        demo.one_owner_in_the_world().await?;
         demo.end().await
     }
 
@@ -88,28 +94,37 @@ impl Demo {
         let url = args.control_plane_url.unwrap_or_else(sqlite);
         let ttl = Duration::from_millis(args.ttl_ms);
         let certs = dir.path().join("certs").display().to_string();
-        let mut demo = Self { started, url, ttl, dc1: Vec::new(), dc2: Vec::new(), extra: Vec::new(), _dir: dir };
+        let log = Ledger::start().await?;
+        let extra = ["--own-ttl-ms", &args.ttl_ms.to_string(), "--log", &log.addr().to_string()].map(str::to_owned);
+        let (dc1, dc2) = (Vec::new(), Vec::new());
+        let mut demo = Self { started, url, ttl, dc1, dc2, log, extra: extra.to_vec(), _dir: dir };
         demo.say(format!("two datacenters of three nodes each, on {}", demo.url));
         if args.tls {
             let dcs = ["--dc", "us-east-1/dc-1", "--dc", "eu-west-1/dc-2"];
             demo.dcctl(&[&["certs", "dev", "--out", &certs, "--system", "demo"][..], &dcs].concat()).await?;
-            demo.extra = vec!["--tls-dir".into(), certs];
+            demo.extra.extend(["--tls-dir".into(), certs]);
             demo.say("links are mutual TLS, with certificates of a CA made for this run");
         }
         let (dc1, dc2) =
             tokio::try_join!(demo.data_center("dc-1", "us-east-1"), demo.data_center("dc-2", "eu-west-1"))?;
         (demo.dc1, demo.dc2) = (dc1, dc2);
         // An earlier run on the same store may have left a word that stands (P8).
-        demo.dcctl(&["dc", "intent", "set", "eu-west-1/dc-2", "serve", "--absent"]).await?;
-        for node in demo.dc1.iter().chain(&demo.dc2) {
-            let ready = node.until("ready, and sees both datacenters", SOON, |status| {
-                let both = status.data_centers.iter().filter(|dc| dc.routable == "placements" && dc.endpoints == 3);
-                status.ready && status.members == 3 && both.count() == 2
-            });
-            ready.await?;
+        for dc in ["us-east-1/dc-1", "eu-west-1/dc-2"] {
+            demo.dcctl(&["dc", "intent", "set", dc, "serve", "--absent"]).await?;
+        }
+        for node in demo.all() {
+            demo.ready(node).await?;
             demo.say(format!("{} is ready at {} (process {})", node.label, node.addr, node.pid()));
         }
         Ok(demo)
+    }
+
+    async fn ready(&self, node: &NodeProcess) -> anyhow::Result<()> {
+        let ready = node.until("ready, and sees both datacenters", SOON, |status| {
+            let both = status.data_centers.iter().filter(|dc| dc.routable == "placements" && dc.endpoints == 3);
+            status.ready && status.members == 3 && both.count() == 2
+        });
+        ready.await.map(drop)
     }
 
     async fn data_center(&self, name: &str, region: &str) -> anyhow::Result<Vec<NodeProcess>> {
@@ -328,12 +343,16 @@ impl Demo {
     }
 
     async fn end(mut self) -> anyhow::Result<()> {
-        for node in self.dc1.drain(..) {
+        for node in self.dc1.drain(..).chain(self.dc2.drain(..)) {
             node.shutdown().await?;
         }
         let left = self.dcctl(&["--json", "dc", "list"]).await?;
-        ensure!(!left.contains("us-east-1/dc-1"), "dc-1 left its record behind: {left}");
-        self.say("dc-1 was shut down in order and removed its record; everything is stopped");
+        let left: serde_json::Value = serde_json::from_str(&left)?;
+        let records = left["data_centers"].as_array().context("no list of datacenters")?;
+        for dc in ["us-east-1/dc-1", "eu-west-1/dc-2"] {
+            ensure!(records.iter().all(|record| record["id"] != dc), "{dc} left its record behind: {left}");
+        }
+        self.say("both datacenters were shut down in order and removed their records; everything is stopped");
         Ok(())
     }
 
