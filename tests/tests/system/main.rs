@@ -4,6 +4,7 @@
 
 mod drain;
 mod faults;
+mod ownership;
 mod path;
 mod soak;
 mod stores;
