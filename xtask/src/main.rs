@@ -140,8 +140,14 @@ enum Task {
     /// certificates rotated. Exits non-zero if a guarantee was seen broken, or if memory, files or tasks grow.
     Soak(soak::Options),
     /// Measure, each figure beside its floor from the same run; all, or those named.
+    ///
+    /// `failover` only where it is named: it takes minutes.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench asks tells\n  cargo xtask bench failover --runs 30 --control-plane etcd --fast"
+    )]
     Bench {
-        /// Which; all if none is named.
+        /// Which, all if none is named; and their options, as `bench -- --help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         names: Vec<String>,
     },
 }

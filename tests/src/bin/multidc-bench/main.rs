@@ -6,6 +6,8 @@
 // The same floors as the link's own benchmark measures against.
 #[path = "../../../../crates/dc-remoting/examples/link_bench/bare_tonic.rs"]
 mod bare_tonic;
+mod failover;
+mod global;
 mod lookup;
 mod messages;
 #[path = "../../../../crates/dc-remoting/examples/link_bench/raw_tcp.rs"]
@@ -41,9 +43,15 @@ struct Args {
     /// Be one end of a benchmark: used by the benchmark itself.
     #[arg(long, hide = true)]
     serve: Option<serve::Role>,
-    /// Control plane of a served node.
-    #[arg(long, hide = true, default_value = "")]
+    /// Of `failover`: sqlite (the default), nats or etcd (three servers each). Of a served node: a URL.
+    #[arg(long, default_value = "")]
     control_plane: String,
+    /// Of `failover`: how many times a datacenter is killed.
+    #[arg(long, default_value_t = 10)]
+    runs: u32,
+    /// Of `failover`: with leases of 2 s instead of the defaults.
+    #[arg(long)]
+    fast: bool,
     /// Datacenter of a served node.
     #[arg(long, hide = true, default_value = "dc-2")]
     dc: String,
@@ -68,6 +76,10 @@ enum Bench {
     Lookup,
     /// Requests per heartbeat and list, counted at the server.
     Requests,
+    /// A message to a global grain, against one to a grain of each datacenter.
+    Global,
+    /// From a datacenter's death to the first answer elsewhere; takes minutes, so only where it is named.
+    Failover,
 }
 
 #[tokio::main]
@@ -93,6 +105,12 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(Bench::Requests) {
         requests::run().await?;
+    }
+    if wanted(Bench::Global) {
+        global::run(time).await?;
+    }
+    if args.names.contains(&Bench::Failover) {
+        failover::run(failover::Plan { runs: args.runs, store: &args.control_plane, fast: args.fast }).await?;
     }
     Ok(())
 }

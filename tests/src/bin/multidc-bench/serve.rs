@@ -10,7 +10,8 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use clap::ValueEnum;
 use kameo::actor::ActorRef;
-use multidc::prelude::*;
+use multidc::{Scope, prelude::*};
+use multidc_tests::counters::{CounterArgs, Increment, Nearby, Tally};
 use serde::{Deserialize, Serialize};
 use std::{convert::Infallible, io::BufRead};
 
@@ -99,9 +100,15 @@ pub(crate) async fn node(plane: &str, dc: &str, seed: Option<&str>) -> anyhow::R
         .listen("127.0.0.1:0")
         .seeds(seed)
         .actor::<Echo>(|kind| kind.handles::<Ping>().handles::<Count>().handles::<Counted>())
+        .grain::<Nearby>(|kind| kind.args(counter).per_data_center().handles::<Increment>())
+        .grain::<Tally>(|kind| kind.args(counter).scope(Scope::Global).handles::<Increment>())
         .start()
         .await?;
     Ok(system)
+}
+
+fn counter(id: &str) -> CounterArgs {
+    CounterArgs { id: id.to_owned() }
 }
 
 /// Answers what it is sent, and counts.
