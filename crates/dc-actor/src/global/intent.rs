@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(crate) async fn follow_intent(system: WeakSystem) {
     let Some(node) = system.node() else { return };
     let mut events = node.table().events();
-    let mut told = None;
+    let (mut told, mut empty) = (None, 0_u32);
     // Until it is known, something may be owned.
     tell_registrar(&node, true, &mut told).await;
     drop(node);
@@ -58,8 +58,13 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
             }
             (Some(_) | None, _) => {}
         }
-        let owns = !global.ownership.ready() || global.ownership.owned_by(own) > 0;
-        tell_registrar(&node, owns, &mut told).await;
+        // Only what is counted after the intent is known says that nothing is owned: until then more may come. Twice,
+        // as what another node here has claimed just now is seen a little later.
+        let leaves = matches!(wanted, Some(IntentKind::Drain | IntentKind::Out));
+        let done = drain.as_ref().is_some_and(|drain| drain.progress().end == Some(DrainEnd::Done));
+        let nothing = leaves && done && global.ownership.ready() && global.ownership.owned_by(own) == 0;
+        empty = if nothing { empty + 1 } else { 0 };
+        tell_registrar(&node, empty < 2, &mut told).await;
     }
 }
 

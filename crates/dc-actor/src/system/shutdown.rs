@@ -61,6 +61,13 @@ async fn in_order(node: &Arc<Node>) -> Result<(), Error> {
 /// What this node owns goes to other nodes of its datacenter, or elsewhere where that is allowed, within the grace.
 async fn hand_over(node: &Arc<Node>) {
     let Some(global) = node.try_global() else { return };
+    let own = node.data_center().id();
+    let alone = node.view().members.iter().all(|member| member.node == node.id())
+        && node.table().snapshot().homes().all(|entry| entry.id() == own);
+    if alone {
+        // Nobody is there to take it.
+        return;
+    }
     let mut drain = global.ownership.drain(DrainOptions::node());
     let moved = async {
         while let Some(progress) = drain.next().await {

@@ -51,7 +51,7 @@ pub(crate) async fn sites_with<const D: usize>(world: &World, ttl: Duration, dcs
                     .request_timeout(Duration::from_secs(2))
             });
             let node =
-                owned::register(node.shutdown_grace(Duration::from_secs(30)).ownership(|options| options.ttl(ttl)))
+                owned::register(node.shutdown_grace(Duration::from_secs(12)).ownership(|options| options.ttl(ttl)))
                     .start()
                     .await
                     .expect("starts");
