@@ -188,12 +188,20 @@ pub struct ReplyTo {
     lane: Arc<InLane>,
     correlation: u64,
     limit: usize,
+    /// Bytes of a call that count against its link until it is answered.
+    held: usize,
     done: bool,
 }
 
 impl ReplyTo {
     pub(crate) fn new(lane: Arc<InLane>, correlation: u64, limit: usize) -> Self {
-        Self { lane, correlation, limit, done: false }
+        Self { lane, correlation, limit, held: 0, done: false }
+    }
+
+    /// Frees so many bytes of unanswered calls when it is answered or dropped.
+    pub(crate) fn holding(mut self, bytes: usize) -> Self {
+        self.held = bytes;
+        self
     }
 
     /// Sends the answer. Does not block; an answer to a link that is gone is dropped.
@@ -228,6 +236,9 @@ impl Drop for ReplyTo {
     fn drop(&mut self) {
         if !self.done {
             self.lane.reply(self.correlation, Outcome::Unanswered, 0, Bytes::new());
+        }
+        if self.held > 0 {
+            self.lane.release_call(self.held);
         }
     }
 }

@@ -196,6 +196,8 @@ pub(crate) struct InLane {
     back: mpsc::UnboundedSender<Back>,
     /// Calls that were not answered yet.
     calls: AtomicUsize,
+    /// Bytes of their bodies.
+    call_bytes: AtomicUsize,
     /// Pairs that credits are owed to, each once.
     owing: Mutex<Vec<Arc<PairIn>>>,
     /// Credits travel at once: nothing else is expected to take them along, or a sender waits for them.
@@ -214,6 +216,7 @@ impl InLane {
             kind,
             back,
             calls: AtomicUsize::new(0),
+            call_bytes: AtomicUsize::new(0),
             owing: Mutex::default(),
             eager: AtomicBool::new(false),
             due: AtomicBool::new(false),
@@ -253,6 +256,21 @@ impl InLane {
         // A lane that has ended takes its answers with it.
         let _ =
             bulk.as_deref().unwrap_or(self).back.send(Back::Reply(Answering { correlation, outcome, status, body }));
+    }
+
+    /// Counts a call's body; false if those that are unanswered would be more than the link's window holds.
+    fn hold_call(&self, bytes: usize) -> bool {
+        let window = self.link.shared.config.link_window;
+        let fits = self.call_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes <= window;
+        if !fits {
+            self.release_call(bytes);
+        }
+        fits
+    }
+
+    /// A call whose body was counted is answered.
+    pub(crate) fn release_call(&self, bytes: usize) {
+        self.call_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
     /// Sends what is owed now.

@@ -169,7 +169,9 @@ impl Reader {
                 5 => self.envelope(frame, EnvelopeRef::read(value.bytes().map_err(wire)?).map_err(wire)?)?,
                 6 => {
                     let call = frame.slice_ref(value.bytes().map_err(wire)?);
-                    self.call(Call::decode(call).map_err(|err| err.to_string())?)?;
+                    let mut call = Call::decode(call).map_err(|err| err.to_string())?;
+                    call.body = owned(frame, &call.body);
+                    self.call(call)?;
                 }
                 9 => {
                     let ping = Ping::decode(value.bytes().map_err(wire)?).map_err(|err| err.to_string())?;
@@ -339,6 +341,12 @@ impl Reader {
             reply.not_run("too many calls are unanswered");
             return Ok(());
         }
+        if !self.lane.hold_call(call.body.len()) {
+            crate::measure::limit("link_window");
+            reply.not_run("too many bytes of calls are unanswered");
+            return Ok(());
+        }
+        let reply = reply.holding(call.body.len());
         let left = Duration::from_micros(call.left_us);
         let service = u16::try_from(call.service).ok().and_then(|id| link.shared.services.get_service(ServiceId(id)));
         match service {

@@ -321,11 +321,12 @@ impl CreditRef {
 }
 
 /// `part` of `frame` as bytes of its own. Small parts are copied, so that a message that is kept does not
-/// keep its whole frame in memory, and its neighbours do not share a reference count.
+/// keep its whole frame in memory, and its neighbours do not share a reference count. So are small parts of a large
+/// frame: what is kept is never more than four times what it counts for (R5), whatever else a peer puts into its frames.
 pub(crate) fn owned(frame: &Bytes, part: &[u8]) -> Bytes {
     match part.len() {
         0 => Bytes::new(),
-        1..=1024 => Bytes::copy_from_slice(part),
+        len if len <= 1024 || frame.len() / 4 > len => Bytes::copy_from_slice(part),
         _ => frame.slice_ref(part),
     }
 }
@@ -415,6 +416,18 @@ mod tests {
 
     use super::*;
     use crate::wire::{Chunk, Credit, Envelope, Frame, Reply};
+
+    #[test]
+    fn r5_what_is_kept_of_a_frame_keeps_at_most_four_times_its_size() {
+        for (frame, part, shared) in
+            [(100, 50, false), (8_000, 2_000, true), (8_004, 2_000, false), (4 << 20, 64 << 10, false)]
+        {
+            let frame = Bytes::from(vec![7; frame]);
+            let kept = owned(&frame, &frame[..part]);
+            assert_eq!(kept, frame[..part]);
+            assert_eq!(kept.as_ptr() == frame.as_ptr(), shared, "{part} of {}", frame.len());
+        }
+    }
 
     fn number() -> impl Strategy<Value = u64> {
         prop_oneof![Just(0u64), 1u64..200, any::<u64>()]

@@ -10,9 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use dc_core::{DataCenter, NodeId};
+use dc_core::{DataCenter, NodeId, SystemClock};
 use dc_remoting::{
-    LinkError, LinkEvent, RemotingConfig, RemotingConfigBuilder,
+    LinkError, LinkEvent, PeerIdentity, PeerTarget, Remoting, RemotingConfig, RemotingConfigBuilder, ReplyTo, Service,
+    Services,
     proto::{Envelope, Frame, LaneKind, Ping},
 };
 use parking_lot::Mutex;
@@ -101,8 +102,8 @@ async fn r8_links_of_one_peer_are_bounded_and_it_is_told_so() {
 
 /// Whoever reads nothing is given up soon.
 fn impatient() -> RemotingConfigBuilder {
-    let (interval, timeout) = (Duration::from_millis(100), Duration::from_millis(200));
-    config("dc-2").keepalive_interval(interval).keepalive_timeout(timeout).max_links_per_peer(1)
+    let (interval, timeout) = (Duration::from_millis(300), Duration::from_millis(900));
+    config("dc-2").keepalive_interval(interval).keepalive_timeout(timeout)
 }
 
 async fn cut_off(events: &mut broadcast::Receiver<LinkEvent>, there: &Node) {
@@ -209,6 +210,40 @@ async fn r5_unanswered_asks_of_one_link_are_bounded() {
     };
     assert_eq!((refused.correlation, kept.lock().len()), (17 << 2, 16));
     assert!(String::from_utf8_lossy(&refused.body).contains("too many"), "{refused:?}");
+}
+
+/// Keeps calls and answers none.
+#[derive(Default)]
+struct Silent(Mutex<Vec<ReplyTo>>);
+
+impl Service for Silent {
+    fn call(&self, _from: &Arc<PeerIdentity>, _body: Bytes, _left: Duration, reply: ReplyTo) {
+        self.0.lock().push(reply);
+    }
+}
+
+#[tokio::test]
+async fn r5_bytes_of_unanswered_calls_are_bounded_and_freed() {
+    let silent = Arc::new(Silent::default());
+    let tight = config("dc-2").max_payload(64 << 10).link_window(1 << 20).build().expect("legal");
+    let services = Services::new().service(ECHO, Arc::clone(&silent) as Arc<dyn Service>);
+    let there = Remoting::start(tight, Arc::new(SystemClock), services).await.expect("starts");
+    let here = Node::echo(config("dc-1")).await;
+    let peer = here.remoting.peer(PeerTarget::at(there.local_addr().into()));
+    peer.connected(SOON).await.expect("up");
+    let call = |body: usize| {
+        let peer = peer.clone();
+        async move { peer.call(ECHO, vec![0; body].into(), SOON).await }
+    };
+    let held = tokio::spawn(futures::future::join_all((0..4).map(|_| call(256 << 10))));
+    eventually("four calls", || silent.0.lock().len() == 4).await;
+    let err = call(1).await.expect_err("R5: no room");
+    assert!(matches!(&err, LinkError::NotRun { why, .. } if why.contains("too many bytes")), "{err:?}");
+    silent.0.lock().drain(..).for_each(|reply| reply.send(0, Bytes::new()));
+    held.await.expect("no panic").into_iter().for_each(|answer| drop(answer.expect("answered")));
+    let again = tokio::spawn(call(256 << 10));
+    eventually("R5: room again", || silent.0.lock().len() == 1).await;
+    again.abort();
 }
 
 #[tokio::test]
