@@ -141,6 +141,15 @@ async fn fault_13(store: Store) -> anyhow::Result<()> {
     for n in 0..4 {
         let name = format!("c{n}");
         let target = Target::Name(name.clone());
+        // Its way to the store is there (again), so that the next claim gets through.
+        eventually("the claimant claims", SOON, || async {
+            match claimant.ask(Command::SpawnCounter { name: format!("before-{n}"), at: None }).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(failure)) if failure.kind == "NameTaken" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await?;
         proxy.set(Line::Unanswered);
         let spawn = tokio::spawn({
             let (claimant, name) = (claimant.clone(), name.clone());
