@@ -325,12 +325,12 @@ async fn g3_an_owner_that_ends_without_a_word_is_followed_under_a_higher_epoch()
 async fn without_ownership_what_is_global_is_refused_at_start_and_everything_else_works() {
     let _turn = turn().await;
     let world = World::new("no-ownership");
-    let refused = owned::register(world.bare("dc-1", &[])).without_ownership().start().await.err().expect("refused");
+    let refused = owned::register(world.bare("dc-1", &[])).without_ownership().start().await.expect_err("refused");
     let StartError::Config(wrong) = &refused else { panic!("{refused}") };
     assert_eq!(wrong.iter().filter(|error| matches!(error, ConfigError::NoOwnership { .. })).count(), 3, "{refused}");
     assert!(refused.to_string().contains("another scope"), "{refused}");
     let bad = world.bare("dc-1", &[]).ownership(|options| options.margin(Duration::from_millis(1))).start().await;
-    assert!(bad.err().expect("refused").to_string().contains("margin"));
+    assert!(bad.expect_err("refused").to_string().contains("margin"));
 
     let plain =
         world.describe("dc-1", &[]).actor::<Plain>(|kind| kind).without_ownership().start().await.expect("starts");
