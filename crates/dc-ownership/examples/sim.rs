@@ -1,5 +1,5 @@
 //! Runs many seeds of the simulation, and prints how to replay the one that fails:
-//! `cargo run -p dc-ownership --example sim -- --seeds N --from S [--loses]`.
+//! `cargo xtask sim --seeds N --from S [--loses]`.
 
 #[path = "../tests/simulation/mod.rs"]
 mod simulation;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         all.add(&report);
         if let Some(violation) = report.violation {
             let flag = if loses { " --loses" } else { "" };
-            println!("{violation}\nreplay: cargo run -p dc-ownership --example sim -- --seeds 1 --from {seed}{flag}");
+            println!("{violation}\nreplay: cargo xtask sim --seeds 1 --from {seed}{flag}");
             return ExitCode::FAILURE;
         }
         if seeds == 1 {

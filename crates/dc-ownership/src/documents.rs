@@ -189,7 +189,7 @@ pub(crate) fn tombstone(body: &[u8]) -> Option<bool> {
 pub(crate) struct SlotsDocument {
     v: u32,
     owners: Vec<StoredOwner>,
-    /// By place: null, or owner, epoch, and 1 where it was handed over.
+    /// By place: null, or owner and epoch, and where it was handed over 1 and the digest of the state that goes along.
     slots: Vec<Option<Vec<u64>>>,
     /// Identities that live elsewhere than their slot. Kept as they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -201,6 +201,8 @@ pub(crate) struct SlotsDocument {
 struct StoredOwner {
     session: SessionId,
     dc: DataCenterId,
+    #[serde(default)]
+    ttl_ms: u64,
 }
 
 impl SlotsDocument {
@@ -223,6 +225,8 @@ impl SlotsDocument {
                     data_center: owner.dc.clone(),
                     epoch: Epoch(*epoch),
                     handed: rest.first() == Some(&1),
+                    offer: rest.get(1).copied().unwrap_or(0),
+                    ttl_ms: owner.ttl_ms,
                 }))
             }
             Some(short) => Err(format!("an entry of {} numbers", short.len())),
@@ -244,11 +248,13 @@ impl SlotsDocument {
                 let row = row.as_ref()?;
                 let known = owners.iter().position(|owner| owner.session == row.session);
                 let at = known.unwrap_or_else(|| {
-                    owners.push(StoredOwner { session: row.session, dc: row.data_center.clone() });
+                    let (session, dc) = (row.session, row.data_center.clone());
+                    owners.push(StoredOwner { session, dc, ttl_ms: row.ttl_ms });
                     owners.len() - 1
                 });
                 let mut entry = vec![at as u64, row.epoch.0];
                 entry.extend(row.handed.then_some(1));
+                entry.extend(Some(row.offer).filter(|offer| row.handed && *offer > 0));
                 Some(entry)
             })
             .collect();
@@ -281,6 +287,12 @@ pub(crate) struct NameDocument {
     pub(crate) actor: u64,
     #[serde(default)]
     handed: bool,
+    /// Which state goes along; 0 for none.
+    #[serde(default)]
+    offer: u64,
+    /// Of the session.
+    #[serde(default)]
+    ttl_ms: u64,
     /// Where it was claimed first: where it goes back to.
     #[serde(default)]
     pub(crate) home: Option<DataCenterId>,
@@ -304,7 +316,13 @@ mod base64 {
 
 impl NameDocument {
     /// A name that is created: its epoch is the revision that the store gives it, above `base`.
-    pub(crate) fn created(spec: &NameSpec, owner: (SessionId, DataCenterId), base: Epoch, nonce: u64) -> Self {
+    pub(crate) fn created(
+        spec: &NameSpec,
+        owner: (SessionId, DataCenterId),
+        ttl_ms: u64,
+        base: Epoch,
+        nonce: u64,
+    ) -> Self {
         let home = Some(owner.1.clone());
         Self {
             v: FORMAT,
@@ -318,6 +336,8 @@ impl NameDocument {
             base: base.0,
             actor: 0,
             handed: false,
+            offer: 0,
+            ttl_ms,
             home,
             nonce,
         }
@@ -330,6 +350,8 @@ impl NameDocument {
             dc: owner.data_center.clone(),
             epoch: owner.epoch.0,
             handed: owner.handed,
+            offer: owner.offer,
+            ttl_ms: owner.ttl_ms,
             actor: 0,
             nonce,
             ..self.clone()
@@ -364,7 +386,8 @@ impl NameDocument {
 
     pub(crate) fn owner(&self, version: Version) -> Owner {
         let data_center = self.dc.clone();
-        Owner { session: self.session, data_center, epoch: self.epoch(version), handed: self.handed }
+        let (handed, offer, ttl_ms) = (self.handed, self.offer, self.ttl_ms);
+        Owner { session: self.session, data_center, epoch: self.epoch(version), handed, offer, ttl_ms }
     }
 
     pub(crate) fn row(&self, version: Version) -> NameRow {

@@ -271,8 +271,7 @@ impl Driver {
                 }
             }
             Effect::RefusedKinds(kinds) => *self.shared.refused_kinds.lock() = kinds,
-            Effect::Arrived(thing, epoch, true) => self.shared.parcels.lock().arrived(&thing, epoch),
-            Effect::Arrived(thing, _, false) => self.shared.parcels.lock().drop_of(&thing),
+            Effect::Arrived(thing, epoch, offer) => self.shared.parcels.lock().arrived(&thing, epoch, offer),
         }
     }
 

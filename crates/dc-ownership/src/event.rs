@@ -143,6 +143,8 @@ stats! {
     stale_reads,
     /// Things handed over.
     moves,
+    /// Hand-overs begun to nodes of the same datacenter that are to have the slot.
+    rebalanced,
     /// Hand-overs given up.
     moves_failed,
     /// Drains aborted.

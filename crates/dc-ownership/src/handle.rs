@@ -344,11 +344,21 @@ impl Ownership {
     ///
     /// # Errors
     ///
-    /// What to tell the sender: there is no room.
+    /// What to tell the sender: there is no room, or it comes too late.
     pub fn offered(&self, thing: Thing, epoch: Epoch, state: Vec<(String, Bytes)>) -> Result<(), String> {
         let (now, options) = (self.shared.clock.now(), &self.shared.options);
-        let keep = options.move_timeout() * 2;
-        self.shared.parcels.lock().put(thing, epoch, state, now, keep, options.parcel_bytes())
+        // The write that follows may have to wait for the store.
+        let keep = (options.move_timeout() * 2).max(options.ttl() * 12);
+        // Held while the table is looked at: an owner who arrives in between finds what was put, and sorts it out.
+        let mut parcels = self.shared.parcels.lock();
+        let known = match &thing {
+            Thing::Slot(group, slot) => self.shared.table.slot_entry(*group, *slot).map(|owner| owner.epoch),
+            Thing::Name(name) => self.shared.table.name(name).map(|entry| entry.epoch),
+        };
+        if let Some(known) = known.filter(|known| *known >= epoch) {
+            return Err(format!("it is owned under epoch {known} already, and this is for {epoch}"));
+        }
+        parcels.put(thing, epoch, state, now, keep, options.parcel_bytes())
     }
 
     /// Takes the state that came along for one grain (`kind/id`), if its slot was handed to this node under `epoch`.

@@ -5,6 +5,9 @@ use std::time::Duration;
 use dc_controlplane::config::check_duration;
 use dc_core::Invalid;
 
+/// The largest TTL that is allowed: how long a session's lease may run of which nothing is known.
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(3_600);
+
 /// How a node takes part. Holding one proves that it is valid: [`OwnershipOptionsBuilder::build`] is the only way in,
 /// besides the defaults.
 ///
@@ -30,6 +33,7 @@ pub struct OwnershipOptions {
     move_timeout: Duration,
     moves_in_flight: usize,
     parcel_bytes: usize,
+    rebalance_per_second: u32,
 }
 
 impl Default for OwnershipOptions {
@@ -57,6 +61,7 @@ impl OwnershipOptions {
             move_timeout: ttl,
             moves_in_flight: 256,
             parcel_bytes: 256 * 1024 * 1024,
+            rebalance_per_second: 100,
         }
     }
 
@@ -117,6 +122,13 @@ impl OwnershipOptions {
         self.parcel_bytes
     }
 
+    /// How many slots a node hands in a second to the nodes of its datacenter that are to have them, once that has
+    /// not changed for about a TTL; and how many go back to a better datacenter where the policy says so. Default 100.
+    /// 0: slots stay where they are.
+    pub fn rebalance_per_second(&self) -> u32 {
+        self.rebalance_per_second
+    }
+
     /// What an operator should know of these settings, in sentences.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -148,6 +160,7 @@ pub struct OwnershipOptionsBuilder {
     move_timeout: Option<Duration>,
     moves_in_flight: Option<usize>,
     parcel_bytes: Option<usize>,
+    rebalance_per_second: Option<u32>,
 }
 
 macro_rules! setters {
@@ -184,6 +197,8 @@ impl OwnershipOptionsBuilder {
         moves_in_flight: usize,
         /// How much state of incoming things is kept, in bytes: at least 64 KiB. Default 256 MiB.
         parcel_bytes: usize,
+        /// How many slots a node hands to better places in a second: up to 100,000; 0: none. Default 100.
+        rebalance_per_second: u32,
     }
 
     /// Checks each rule.
@@ -195,7 +210,7 @@ impl OwnershipOptionsBuilder {
         const LEAST: Duration = Duration::from_millis(10);
         const HOUR: Duration = Duration::from_secs(3_600);
         let ttl = self.ttl.unwrap_or(OwnershipOptions::default().ttl);
-        check_duration("ttl", ttl, 10 * LEAST, HOUR)?;
+        check_duration("ttl", ttl, 10 * LEAST, MAX_TTL)?;
         let derived = OwnershipOptions::derived(ttl);
         let margin = self.margin.unwrap_or(derived.margin);
         if margin < ttl / 5 || margin > ttl / 2 {
@@ -225,6 +240,7 @@ impl OwnershipOptionsBuilder {
             move_timeout: self.move_timeout.unwrap_or(derived.move_timeout),
             moves_in_flight: self.moves_in_flight.unwrap_or(derived.moves_in_flight),
             parcel_bytes: self.parcel_bytes.unwrap_or(derived.parcel_bytes),
+            rebalance_per_second: self.rebalance_per_second.unwrap_or(derived.rebalance_per_second),
         };
         check_duration("step", options.step, Duration::from_millis(1), ttl)?;
         check_duration("settle", options.settle, Duration::ZERO, Duration::from_secs(60))?;
@@ -235,6 +251,7 @@ impl OwnershipOptionsBuilder {
             ("requests_in_flight", options.requests_in_flight, 1, 10_000),
             ("moves_in_flight", options.moves_in_flight, 1, 100_000),
             ("parcel_bytes", options.parcel_bytes, 64 * 1024, usize::MAX),
+            ("rebalance_per_second", options.rebalance_per_second as usize, 0, 100_000),
         ] {
             if value < least || value > most {
                 return Err(Invalid::new(field, value.to_string(), format!("must be {least} to {most}")));
@@ -280,6 +297,7 @@ mod tests {
             (builder().requests_in_flight(0), "requests_in_flight"),
             (builder().moves_in_flight(0), "moves_in_flight"),
             (builder().parcel_bytes(0), "parcel_bytes"),
+            (builder().rebalance_per_second(100_001), "rebalance_per_second"),
         ] {
             let err = options.build().expect_err(field);
             assert_eq!(err.field, field, "{err}");

@@ -6,29 +6,53 @@ use std::{
 };
 
 use bytes::Bytes;
-use dc_core::Epoch;
+use dc_core::{Epoch, snapshot::hash};
 
 use crate::order::Thing;
 
-/// State by thing, for the one epoch that it was sent for. Bounded in bytes and in time.
+/// State by thing. Bounded in bytes and in time.
+///
+/// Several attempts to hand a thing over may have sent some, and the first may come last: the entry names the one that
+/// counts, by epoch and digest.
 #[derive(Debug, Default)]
-pub(crate) struct Parcels {
-    kept: HashMap<Thing, Parcel>,
+pub struct Parcels {
+    kept: HashMap<Thing, Vec<Parcel>>,
     bytes: usize,
 }
 
 #[derive(Debug)]
 struct Parcel {
     epoch: Epoch,
+    digest: u64,
     /// `None` once it has arrived.
     until: Option<Instant>,
     bytes: usize,
     state: BTreeMap<String, Bytes>,
 }
 
+/// What an entry calls state by, never 0. Equal state is as good whichever attempt sent it.
+pub(crate) fn digest(state: &[(String, Bytes)]) -> u64 {
+    digest_of(&state.iter().map(|(identity, state)| (identity.clone(), state.clone())).collect())
+}
+
+fn digest_of(state: &BTreeMap<String, Bytes>) -> u64 {
+    let mut digest = 0;
+    for (identity, state) in state {
+        for part in [identity.as_bytes(), state] {
+            digest = hash::mix(digest ^ hash::fnv(part)).wrapping_add(part.len() as u64);
+        }
+    }
+    // JSON readers of other languages keep 53 bits.
+    (hash::mix(digest) >> 11).max(1)
+}
+
 impl Parcels {
-    /// Keeps `state` for the owner that this node is about to be under `epoch`; it replaces what came before.
-    pub(crate) fn put(
+    /// Keeps `state` for the owner that this node may be under `epoch`.
+    ///
+    /// # Errors
+    ///
+    /// There is no room.
+    pub fn put(
         &mut self,
         thing: Thing,
         epoch: Epoch,
@@ -38,71 +62,84 @@ impl Parcels {
         most: usize,
     ) -> Result<(), String> {
         self.expire(now);
-        if self.kept.get(&thing).is_some_and(|kept| kept.epoch > epoch) {
-            return Err(format!("state for a later epoch than {epoch} is here already"));
-        }
-        self.drop_of(&thing);
+        let state: BTreeMap<String, Bytes> = state.into_iter().collect();
+        let digest = digest_of(&state);
         let bytes = state.iter().map(|(identity, state)| identity.len() + state.len()).sum::<usize>();
+        let until = Some(now + keep);
+        let kept = self.kept.entry(thing).or_default();
+        if let Some(same) = kept.iter_mut().find(|kept| kept.epoch == epoch && kept.digest == digest) {
+            // Sent twice. What has arrived is not to be taken twice.
+            same.until = same.until.and(until);
+            return Ok(());
+        }
         if self.bytes + bytes > most {
             return Err(format!("no room for {bytes} bytes of state: {} of {most} are in use", self.bytes));
         }
         self.bytes += bytes;
-        let state = state.into_iter().collect();
-        self.kept.insert(thing, Parcel { epoch, until: Some(now + keep), bytes, state });
+        kept.push(Parcel { epoch, digest, until, bytes, state });
         Ok(())
     }
 
-    /// Takes the state of one identity of `thing`, if it was sent for this epoch.
-    pub(crate) fn take(&mut self, thing: &Thing, identity: &str, epoch: Epoch) -> Option<Bytes> {
-        let parcel = self.kept.get_mut(thing).filter(|parcel| parcel.epoch == epoch)?;
+    /// Takes the state of one identity of `thing`, if it has arrived for this epoch.
+    pub fn take(&mut self, thing: &Thing, identity: &str, epoch: Epoch) -> Option<Bytes> {
+        let kept = self.kept.get_mut(thing)?;
+        let parcel = kept.iter_mut().find(|parcel| parcel.epoch == epoch && parcel.until.is_none())?;
         let state = parcel.state.remove(identity)?;
         let freed = identity.len() + state.len();
         parcel.bytes -= freed;
         self.bytes -= freed;
-        if parcel.state.is_empty() {
+        kept.retain(|parcel| !parcel.state.is_empty());
+        if kept.is_empty() {
             self.kept.remove(thing);
         }
         Some(state)
     }
 
-    /// What is left of a thing's state, if it was sent for this epoch.
-    pub(crate) fn rest(&self, thing: &Thing, epoch: Epoch) -> Vec<(String, Bytes)> {
-        let parcel = self.kept.get(thing).filter(|parcel| parcel.epoch == epoch);
-        parcel
-            .map(|parcel| parcel.state.iter().map(|(id, state)| (id.clone(), state.clone())).collect())
-            .unwrap_or_default()
+    /// What is left of a thing's state that has arrived for this epoch.
+    pub fn rest(&self, thing: &Thing, epoch: Epoch) -> Vec<(String, Bytes)> {
+        let of = self.kept.get(thing).into_iter().flatten();
+        of.filter(|parcel| parcel.epoch == epoch && parcel.until.is_none())
+            .flat_map(|parcel| parcel.state.iter().map(|(id, state)| (id.clone(), state.clone())))
+            .collect()
     }
 
-    /// It has arrived: what was sent for this epoch stays as long as its owner, anything else goes.
-    pub(crate) fn arrived(&mut self, thing: &Thing, epoch: Epoch) {
-        match self.kept.get_mut(thing) {
-            Some(parcel) if parcel.epoch == epoch => parcel.until = None,
-            Some(_) => self.drop_of(thing),
-            None => {}
+    /// The thing is owned under `epoch`: what was sent for it and has this digest stays as long as its owner, anything
+    /// else goes.
+    pub fn arrived(&mut self, thing: &Thing, epoch: Epoch, digest: u64) {
+        let Some(kept) = self.kept.remove(thing) else { return };
+        for mut parcel in kept {
+            if parcel.epoch == epoch && parcel.digest == digest {
+                parcel.until = None;
+                self.kept.entry(thing.clone()).or_default().push(parcel);
+            } else {
+                self.bytes -= parcel.bytes;
+            }
         }
     }
 
     /// Forgets what was kept of `thing`.
-    pub(crate) fn drop_of(&mut self, thing: &Thing) {
-        if let Some(parcel) = self.kept.remove(thing) {
+    pub fn drop_of(&mut self, thing: &Thing) {
+        for parcel in self.kept.remove(thing).into_iter().flatten() {
             self.bytes -= parcel.bytes;
         }
     }
 
     /// Forgets all.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.kept.clear();
         self.bytes = 0;
     }
 
     fn expire(&mut self, now: Instant) {
-        let late: Vec<Thing> = self
-            .kept
-            .iter()
-            .filter(|(_, parcel)| parcel.until.is_some_and(|until| until <= now))
-            .map(|(thing, _)| thing.clone())
-            .collect();
-        late.iter().for_each(|thing| self.drop_of(thing));
+        let bytes = &mut self.bytes;
+        self.kept.retain(|_, kept| {
+            kept.retain(|parcel| {
+                let late = parcel.until.is_some_and(|until| until <= now);
+                *bytes -= if late { parcel.bytes } else { 0 };
+                !late
+            });
+            !kept.is_empty()
+        });
     }
 }
 
@@ -126,14 +163,31 @@ mod tests {
     fn g5_state_is_given_for_the_epoch_that_it_was_sent_for_and_once() {
         let (mut parcels, clock) = (Parcels::default(), ManualClock::new());
         parcels.put(thing("x"), Epoch(4), state(3), clock.now(), KEEP, 100).expect("room");
+        assert_eq!(parcels.take(&thing("x"), "a", Epoch(4)), None, "it has not arrived");
+        parcels.arrived(&thing("x"), Epoch(4), digest(&state(3)));
         assert_eq!(parcels.take(&thing("x"), "a", Epoch(5)), None, "another owner's");
         assert_eq!(parcels.take(&thing("x"), "a", Epoch(4)).map(|state| state.len()), Some(3));
         assert_eq!(parcels.take(&thing("x"), "a", Epoch(4)), None);
         assert_eq!(parcels.bytes, 0);
-        parcels.put(thing("x"), Epoch(7), state(3), clock.now(), KEEP, 100).expect("room");
-        let late = parcels.put(thing("x"), Epoch(6), state(5), clock.now(), KEEP, 100);
-        assert!(late.is_err(), "an earlier attempt that comes late replaces nothing");
-        assert_eq!(parcels.take(&thing("x"), "a", Epoch(7)).map(|state| state.len()), Some(3));
+    }
+
+    #[test]
+    fn g5_state_of_an_attempt_that_was_given_up_is_never_used_whenever_it_comes() {
+        let (mut parcels, clock) = (Parcels::default(), ManualClock::new());
+        let put = |parcels: &mut Parcels, len| {
+            parcels.put(thing("x"), Epoch(4), state(len), clock.now(), KEEP, 100).expect("room");
+        };
+        // The first attempt, of 5 bytes, comes after the second, of 3, and for the same epoch.
+        put(&mut parcels, 3);
+        put(&mut parcels, 5);
+        parcels.arrived(&thing("x"), Epoch(4), digest(&state(3)));
+        assert_eq!(parcels.rest(&thing("x"), Epoch(4)), state(3));
+        put(&mut parcels, 5);
+        assert_eq!(parcels.take(&thing("x"), "a", Epoch(4)).map(|state| state.len()), Some(3));
+        // Taken over, not handed over: nothing that was offered counts.
+        put(&mut parcels, 5);
+        parcels.arrived(&thing("x"), Epoch(4), 0);
+        assert_eq!((parcels.take(&thing("x"), "a", Epoch(4)), parcels.bytes), (None, 0));
     }
 
     #[test]
@@ -143,8 +197,9 @@ mod tests {
         assert!(parcels.put(thing("y"), Epoch(1), state(60), clock.now(), KEEP, 100).is_err());
         clock.advance(KEEP);
         parcels.put(thing("y"), Epoch(1), state(60), clock.now(), KEEP, 100).expect("the first is too old");
+        parcels.arrived(&thing("x"), Epoch(1), digest(&state(60)));
         assert_eq!(parcels.take(&thing("x"), "a", Epoch(1)), None);
-        parcels.arrived(&thing("y"), Epoch(2));
+        parcels.arrived(&thing("y"), Epoch(2), digest(&state(60)));
         assert_eq!(parcels.take(&thing("y"), "a", Epoch(1)), None, "it arrived under another epoch");
         assert_eq!(parcels.bytes, 0);
     }

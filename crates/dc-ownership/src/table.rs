@@ -27,6 +27,10 @@ pub struct Owner {
     pub epoch: Epoch,
     /// Whether the owner before handed it over: only then may state that came along be used.
     pub handed: bool,
+    /// Which state goes along, by its digest; 0 for none. Any other that was sent is of an attempt that was given up.
+    pub offer: u64,
+    /// The session's TTL in milliseconds, for who never saw its document; 0 where it is not told.
+    pub ttl_ms: u64,
 }
 
 /// One slot, as known.

@@ -4,7 +4,7 @@
 mod simulation;
 
 use dc_ownership::core::Plant;
-use simulation::{Config, Report, run};
+use simulation::{Config, CrashAt, Report, Side, Step, run};
 
 fn campaign(seeds: std::ops::Range<u64>, config: impl Fn(u64) -> Config) -> Report {
     let mut all = Report::default();
@@ -35,6 +35,10 @@ fn g2_g3_whatever_breaks_nothing_is_owned_twice_and_everything_is_owned_again() 
         "lost_answers",
         "moves",
         "moves_failed",
+        "rebalanced",
+        "state_moved",
+        "offers_late",
+        "offers_refused",
         "drains_aborted",
         "drains_done",
         "stale_reads",
@@ -58,6 +62,17 @@ fn g2_g3_whatever_breaks_nothing_is_owned_twice_and_everything_is_owned_again() 
 fn g3_a_store_that_loses_data_is_noticed_and_everything_is_owned_once_again() {
     let all = campaign(0..40, |seed| Config { loses: true, ..Config::new(seed) });
     assert!(all.count("losses") > 10 && all.count("store_changes") > 10, "{all:?}");
+}
+
+#[test]
+fn g5_a_crash_at_any_step_of_a_move_loses_and_doubles_nothing() {
+    for step in Step::ALL {
+        for side in [Side::From, Side::To] {
+            let all = campaign(0..6, |seed| Config { crash: Some(CrashAt { step, side }), ..Config::new(seed) });
+            assert!(all.count("crashed_at_step") > 1, "{step:?} {side:?} hardly ever came: {all:?}");
+            assert!(all.count("state_moved") > 0, "{step:?} {side:?}: {all:?}");
+        }
+    }
 }
 
 /// How many seeds the campaign may take to find a bug that is there on purpose.
@@ -100,4 +115,9 @@ fn g2_the_simulation_finds_a_start_after_a_lost_answer() {
 #[test]
 fn g5_the_simulation_finds_an_owner_that_goes_on_after_an_unsettled_hand_over() {
     finds(Plant::ResumeUnsettled);
+}
+
+#[test]
+fn g5_the_simulation_finds_state_of_an_earlier_attempt() {
+    finds(Plant::LateOffer);
 }

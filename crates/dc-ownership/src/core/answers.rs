@@ -88,6 +88,7 @@ impl Core {
             return;
         }
         moving.stage = Stage::Sending { token, until };
+        moving.offer = crate::parcels::digest(&state);
         let (to, epoch) = (moving.to.clone(), moving.epoch);
         *self.offered.entry(thing.clone()).or_default() += 1;
         self.waiting.insert(token, thing.clone());
@@ -141,12 +142,11 @@ impl Core {
     }
 
     fn lives(&self, id: SessionId, now: Instant) -> bool {
-        let own = self.options.ttl();
         self.own.open().is_some_and(|open| open.id == id)
             || self
                 .sessions
                 .get(&id)
-                .is_some_and(|seen| seen.version.is_some() && seen.grave.is_none() && now < seen.since + seen.ttl(own))
+                .is_some_and(|seen| seen.version.is_some() && seen.grave.is_none() && now < seen.since + seen.ttl())
     }
 
     fn stop(&mut self, op: u64, now: Instant) {

@@ -89,7 +89,12 @@ impl Core {
     /// Whether an entry that names this session is one that nobody waits for any more. It is let go.
     pub(super) fn claims_nothing(&mut self, thing: &Thing, owner: &Owner, _now: Instant) -> bool {
         let Thing::Name(name) = thing else { return false };
-        let abandoned = self.names.get(name).is_some_and(|state| state.holds_nonce(&state.abandoned));
+        let forgotten = self.removed.forgotten();
+        let abandoned = self.names.get(name).is_some_and(|state| {
+            // So old that this session may have let it go since: then its removal, of this version, is refused.
+            let old = state.version.is_some_and(|version| version.revision <= forgotten);
+            state.holds_nonce(&state.abandoned) || old
+        });
         if abandoned {
             self.holds.insert(thing.clone(), Hold::Releasing { epoch: owner.epoch, ops: Vec::new() });
         }
@@ -121,14 +126,15 @@ impl Core {
         let (Some(session), Some(state)) = (own, self.names.get(name)) else { return false };
         let Some(claim) = &state.claim else { return false };
         let data_center = self.me.data_center.id().clone();
+        let ttl_ms = self.ttl_of(session);
         let body = match &state.owner {
-            None => NameDocument::created(&claim.spec, (session, data_center), self.floor, nonce),
+            None => NameDocument::created(&claim.spec, (session, data_center), ttl_ms, self.floor, nonce),
             Some(_) if state.holds_nonce(&claim.nonces) => return true,
             Some(owner) if buried && state.policy().is_some_and(|policy| policy.survives == Loss::Nothing) => {
                 // It ended with its node: the name is free, and its epochs go on.
                 let epoch = self.next_epoch(owner.epoch.max(state.highest.map_or(Epoch(0), |highest| highest.0)));
-                let owner = Owner { session, data_center: data_center.clone(), epoch, handed: false };
-                NameDocument::created(&claim.spec, (session, data_center), Epoch(0), nonce).owned(&owner, nonce)
+                let owner = self.owner(session, data_center.clone(), epoch);
+                NameDocument::created(&claim.spec, (session, data_center), ttl_ms, Epoch(0), nonce).owned(&owner, nonce)
             }
             Some(owner) => {
                 let Some(stored) = &state.document else { return false };

@@ -1,4 +1,4 @@
-//! Handing over all that is owned, one by one with a bound, and giving back what belongs elsewhere.
+//! Handing over all that is owned, one by one with a bound.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,11 +15,7 @@ use crate::{
     documents::Unit,
     drain::{DrainEnd, DrainOptions, DrainScope, Progress},
     order::Thing,
-    policy::Failback,
 };
-
-/// How many things go back to a better place at once.
-const FAIL_BACK_AT_ONCE: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Drain {
@@ -191,6 +187,9 @@ impl Core {
 
     /// A hand-over was given up.
     pub(super) fn drain_failed(&mut self, thing: &Thing, now: Instant) {
+        if self.drain.is_none() {
+            self.put_off_rebalancing(now);
+        }
         let step = self.options.step();
         if let Some(drain) = &mut self.drain {
             drain.under_way.remove(thing);
@@ -231,45 +230,6 @@ impl Core {
             drain.later.clear();
             drain.stuck.clear();
             self.drain = Some(drain);
-        }
-    }
-
-    /// Things whose policy says so go to a better place, a few at a time.
-    pub(super) fn fail_back(&mut self, now: Instant) {
-        if !self.takes() || !self.may_claim(now) || self.holds.values().any(|hold| matches!(hold, Hold::Moving(_))) {
-            return;
-        }
-        let mut begun = 0;
-        let things: Vec<Thing> = self
-            .holds
-            .iter()
-            .filter(|(_, hold)| matches!(hold, Hold::Held { adopting: None, .. }))
-            .map(|(thing, _)| thing.clone())
-            .collect();
-        for thing in things {
-            let Some(policy) = self.policy(&thing).filter(|policy| policy.failback == Failback::Automatic).cloned()
-            else {
-                continue;
-            };
-            let home = match &thing {
-                Thing::Name(name) => self.names.get(name).and_then(|state| state.home()),
-                Thing::Slot(..) => None,
-            };
-            let order = self.candidates(&thing, &policy, From::Better(home.as_ref()), now).order;
-            let Some(first) = order.first().copied() else { continue };
-            let own = self.me.data_center.clone();
-            let Some(there) = self.data_center_of(first).filter(|dc| dc.id() != own.id()) else { continue };
-            // A name without a better or an own place stays; slots have one place that suits them best.
-            let better = (policy.prefers(there) && !policy.prefers(&own))
-                || matches!(thing, Thing::Slot(..))
-                || home.as_ref() == Some(there.id());
-            if let Some(to) = self.holder(first).filter(|_| better) {
-                self.start_move(&thing, to, now);
-                begun += 1;
-            }
-            if begun == FAIL_BACK_AT_ONCE {
-                return;
-            }
         }
     }
 }

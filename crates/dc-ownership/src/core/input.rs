@@ -180,4 +180,8 @@ pub enum Plant {
     StartUnasked,
     /// A hand-over whose answer was lost is taken for refused, and the owner goes on.
     ResumeUnsettled,
+    /// Each attempt to hand over sends state for the same epoch, and what came last is taken for what counts.
+    LateOffer,
+    /// A silent session of which nothing is stored is taken for one that has ended.
+    AbsenceProves,
 }

@@ -4,6 +4,7 @@
 //! Not an interface: public for the simulation in `tests/` and for nobody else.
 
 mod answers;
+mod balance;
 mod claims;
 mod drains;
 mod input;
@@ -31,6 +32,7 @@ use dc_core::{DataCenterId, Epoch, SharedClock, StoreId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use self::{
+    balance::Balance,
     drains::Drain,
     names::NameState,
     observe::Seen,
@@ -39,6 +41,7 @@ use self::{
     rank::Live,
     requests::Requests,
     slots::SlotsState,
+    store::Removed,
     things::{Hold, Relocation},
     timers::{Timer, Timers},
 };
@@ -46,6 +49,8 @@ pub use self::{
     input::{Answer, Ask, Input, Op, Outcome, Plant, Written},
     output::{Effect, OpDone, OrderOut, Request, Update},
 };
+/// What the driver keeps for a core: so that the simulation runs it too.
+pub use crate::parcels::Parcels;
 use crate::{
     documents::Unit,
     event::{OwnershipEvent, Stats},
@@ -113,6 +118,8 @@ pub struct Core {
     /// Sessions of this node that are over, to be buried by it.
     over: BTreeSet<SessionId>,
     sessions: BTreeMap<SessionId, Seen>,
+    /// The longest TTL that any of them had, in milliseconds.
+    longest_ttl_ms: u64,
     /// Which documents name a session.
     named: BTreeMap<SessionId, BTreeSet<Unit>>,
     live: Vec<Live>,
@@ -120,8 +127,7 @@ pub struct Core {
 
     slots: BTreeMap<(GroupId, u16), SlotsState>,
     names: BTreeMap<String, NameState>,
-    /// Where the last removal of a name stands, so that a late event does not bring it back.
-    removed: BTreeMap<Unit, u64>,
+    removed: Removed,
     /// Units with entries that somebody should claim.
     orphans: BTreeSet<Unit>,
     unreadable: BTreeMap<Unit, u64>,
@@ -138,6 +144,7 @@ pub struct Core {
 
     taking: bool,
     drain: Option<Drain>,
+    balance: Balance,
     tokens: u64,
     /// Things that wait for an answer, by token.
     waiting: BTreeMap<u64, Thing>,
@@ -190,12 +197,13 @@ impl Core {
             own: Own::None { retry_at: now },
             over: BTreeSet::new(),
             sessions: BTreeMap::new(),
+            longest_ttl_ms: 0,
             named: BTreeMap::new(),
             live: Vec::new(),
             live_stale: true,
             slots: BTreeMap::new(),
             names: BTreeMap::new(),
-            removed: BTreeMap::new(),
+            removed: Removed::default(),
             orphans: BTreeSet::new(),
             unreadable: BTreeMap::new(),
             holds: BTreeMap::new(),
@@ -206,6 +214,7 @@ impl Core {
             asked_after: BTreeSet::new(),
             taking: true,
             drain: None,
+            balance: Balance::new(now),
             tokens: 0,
             waiting: BTreeMap::new(),
             stopping: None,
@@ -255,7 +264,7 @@ impl Core {
     fn round(&mut self, now: Instant) {
         self.timers.at(now + self.options.ttl() / 4, Timer::Round);
         self.live_stale = true;
-        self.fail_back(now);
+        self.rebalance(now);
         self.wake_orphans(now);
         let kinds: Vec<String> = self.kinds.keys().cloned().collect();
         for kind in kinds {

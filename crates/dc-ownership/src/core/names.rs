@@ -129,7 +129,7 @@ impl Core {
         if let Some(before) = before.as_ref().filter(|before| before.session != owner.session) {
             self.unname_session(before.session, &unit);
         }
-        self.name_session(owner.session, &unit, now);
+        self.name_session(owner.session, owner.ttl_ms, &unit, now);
         if let Some(known) = conflict {
             self.conflict(thing.clone(), &owner, known);
         }

@@ -9,6 +9,7 @@ use crate::{
     documents::{SessionDocument, Unit},
     event::Change,
     ids::SessionId,
+    options::MAX_TTL,
     session::Holder,
 };
 
@@ -20,6 +21,8 @@ pub(super) struct Seen {
     pub(super) version: Option<Version>,
     /// What it said last.
     pub(super) document: Option<SessionDocument>,
+    /// Its TTL, as it or an entry that names it has told; 0 where none has.
+    ttl_ms: u64,
     /// On this node's clock, when it was last seen to change; vanishing is a change.
     pub(super) since: Instant,
     /// When a tombstone of it was first seen here, proved or not.
@@ -40,6 +43,7 @@ impl Seen {
             id,
             version: None,
             document: None,
+            ttl_ms: 0,
             since: now,
             grave: None,
             buried: None,
@@ -62,15 +66,16 @@ impl Seen {
         })
     }
 
-    /// How long it may be silent.
-    pub(super) fn ttl(&self, own: Duration) -> Duration {
-        self.document.as_ref().map_or(own, |document| Duration::from_millis(document.ttl_ms))
+    /// How long it may be silent, and its lease run on.
+    pub(super) fn ttl(&self) -> Duration {
+        if self.ttl_ms > 0 { Duration::from_millis(self.ttl_ms) } else { MAX_TTL }
     }
 }
 
 impl Core {
     pub(super) fn session_seen(&mut self, id: SessionId, document: SessionDocument, version: Version, now: Instant) {
         self.raise_floor(document.floor, now);
+        self.longest_ttl_ms = self.longest_ttl_ms.max(document.ttl_ms);
         let mine = self.own.id() == Some(id);
         let seen = self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
         if seen.grave.is_some() {
@@ -85,6 +90,7 @@ impl Core {
         seen.alive = Some(now);
         seen.silent = false;
         seen.failures = 0;
+        seen.ttl_ms = document.ttl_ms;
         seen.document = Some(document.clone());
         if news {
             self.live_stale = true;
@@ -144,10 +150,14 @@ impl Core {
     }
 
     /// An entry names a session: it is watched from now on, whether the store has it or not.
-    pub(super) fn name_session(&mut self, id: SessionId, unit: &Unit, now: Instant) {
+    pub(super) fn name_session(&mut self, id: SessionId, ttl_ms: u64, unit: &Unit, now: Instant) {
+        self.longest_ttl_ms = self.longest_ttl_ms.max(ttl_ms);
         self.named.entry(id).or_default().insert(unit.clone());
         let known = self.sessions.contains_key(&id);
-        self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
+        let seen = self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
+        if seen.document.is_none() {
+            seen.ttl_ms = seen.ttl_ms.max(ttl_ms);
+        }
         if !known {
             self.timers.at(now, Timer::Unit(Unit::Session(id)));
         }
@@ -163,6 +173,14 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// A session's TTL in milliseconds, to be told beside it; 0 where it is not known.
+    pub(super) fn ttl_of(&self, id: SessionId) -> u64 {
+        if self.own.id() == Some(id) {
+            return u64::try_from(self.options.ttl().as_millis()).unwrap_or(u64::MAX);
+        }
+        self.sessions.get(&id).map_or(0, |seen| seen.ttl_ms)
     }
 
     /// Whether a session's tombstone was seen, and when.

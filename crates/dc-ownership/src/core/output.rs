@@ -64,8 +64,9 @@ pub enum Effect {
     Progress(u64, Progress),
     /// Kinds that are not served here, declared otherwise elsewhere.
     RefusedKinds(Vec<String>),
-    /// State that came along for this epoch belongs to the present owner; any other is of no use.
-    Arrived(Thing, Epoch, bool),
+    /// State with this digest that came along for this epoch belongs to the present owner; any other is of no use. 0:
+    /// there is none.
+    Arrived(Thing, Epoch, u64),
 }
 
 /// A request to the store.

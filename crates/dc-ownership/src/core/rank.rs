@@ -21,10 +21,17 @@ pub(super) struct Live {
     pub(super) id: SessionId,
     pub(super) hash: u64,
     pub(super) data_center: DataCenter,
-    taking: bool,
-    groups: Vec<GroupId>,
+    pub(super) taking: bool,
+    pub(super) groups: Vec<GroupId>,
     /// Since when it is known here.
     pub(super) since: Instant,
+}
+
+impl Live {
+    /// How it ranks for a thing among the nodes of its datacenter.
+    pub(super) fn score(&self, thing: &Thing) -> (u64, SessionId) {
+        (hash::score(self.hash, Core::key_of(thing)), self.id)
+    }
 }
 
 /// Whose it was.
@@ -52,7 +59,6 @@ impl Core {
         if !std::mem::take(&mut self.live_stale) {
             return;
         }
-        let ttl = self.options.ttl();
         let (own, takes) = (self.own.open().filter(|open| !open.limbo).map(|open| open.id), self.takes());
         let before = std::mem::take(&mut self.live);
         let since = |id: SessionId| before.iter().find(|live| live.id == id).map_or(now, |live| live.since);
@@ -61,7 +67,7 @@ impl Core {
             .sessions
             .iter()
             .filter(|(id, _)| self.own.id() != Some(**id) && !self.over.contains(id))
-            .filter(|(_, seen)| seen.version.is_some() && seen.grave.is_none() && now < seen.since + seen.ttl(ttl))
+            .filter(|(_, seen)| seen.version.is_some() && seen.grave.is_none() && now < seen.since + seen.ttl())
             .filter_map(|(id, seen)| {
                 let document = seen.document.as_ref()?;
                 Some(Live {

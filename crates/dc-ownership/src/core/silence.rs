@@ -25,14 +25,14 @@ impl Core {
             self.bury_own(id, now);
             return;
         }
-        let ttl = self.options.ttl();
+        let trusts = self.plants(Plant::AbsenceProves);
         let Some(seen) = self.sessions.get_mut(&id) else { return };
         if seen.buried.is_some() {
             return;
         }
         if let Some(grave) = seen.grave {
             // Put there on absence, it ends all renewals, and not the lease: that is over a TTL later.
-            let over = grave + seen.ttl(ttl);
+            let over = if trusts { grave } else { grave + seen.ttl() };
             if now < over {
                 self.timers.at(over, Timer::Unit(Unit::Session(id)));
                 return;
@@ -45,7 +45,7 @@ impl Core {
         }
         // (1) a full TTL on this node's clock without a change. Absence cannot be watched: it is settled at once.
         let absent = seen.version.is_none();
-        let silent_at = if absent { seen.since } else { seen.since + seen.ttl(ttl) };
+        let silent_at = if absent { seen.since } else { seen.since + seen.ttl() };
         if now < silent_at {
             self.timers.at(silent_at, Timer::Unit(Unit::Session(id)));
             return;
@@ -64,7 +64,7 @@ impl Core {
         }
         let rank = self.rank_to_bury(id, now);
         let Some(seen) = self.sessions.get_mut(&id) else { return };
-        let unchanged = if absent { silent_at } else { entry_since + seen.ttl(ttl) };
+        let unchanged = if absent { silent_at } else { entry_since + seen.ttl() };
         let due = silent_at.max(unchanged).max(seen.retry_at) + self.options.step() * rank;
         if now < due {
             self.timers.at(due, Timer::Unit(Unit::Session(id)));

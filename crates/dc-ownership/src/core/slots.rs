@@ -76,13 +76,14 @@ impl Core {
             before_sessions.extend(before.as_ref().map(|owner| owner.session));
             changed.push((thing, before, true));
         }
-        let after: std::collections::BTreeSet<SessionId> =
-            state.entries.iter().filter_map(|entry| Some(entry.owner.as_ref()?.session)).collect();
-        for session in &after {
-            self.name_session(*session, &unit, now);
+        let owners = state.entries.iter().filter_map(|entry| entry.owner.as_ref());
+        let after: std::collections::BTreeMap<SessionId, u64> =
+            owners.map(|owner| (owner.session, owner.ttl_ms)).collect();
+        for (session, ttl_ms) in &after {
+            self.name_session(*session, *ttl_ms, &unit, now);
         }
         for session in before_sessions {
-            if !after.contains(&session) {
+            if !after.contains_key(&session) {
                 self.unname_session(session, &unit);
             }
         }

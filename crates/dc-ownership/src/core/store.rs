@@ -1,6 +1,9 @@
 //! What the store shows, and when it has lost data.
 
-use std::time::Instant;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use dc_controlplane::ownership::Document;
 use dc_core::{StoreId, Version};
@@ -16,8 +19,46 @@ use crate::{
     event::OwnershipEvent,
 };
 
-/// Removed names are remembered until there are so many; the store's watch does not reach back that far.
+/// Removed names are remembered until there are so many.
 const REMOVED_KEPT: usize = 65_536;
+
+/// Where the last removal of a name stands, so that a late event or read does not bring it back.
+#[derive(Debug, Default)]
+pub(super) struct Removed {
+    at: BTreeMap<Unit, u64>,
+    by_age: BTreeSet<(u64, Unit)>,
+    /// The highest removal that is remembered no more.
+    forgotten: u64,
+}
+
+impl Removed {
+    fn insert(&mut self, unit: &Unit, revision: u64, most: usize) {
+        self.remove(unit);
+        self.at.insert(unit.clone(), revision);
+        self.by_age.insert((revision, unit.clone()));
+        if self.by_age.len() > most
+            && let Some((oldest, unit)) = self.by_age.pop_first()
+        {
+            self.at.remove(&unit);
+            self.forgotten = self.forgotten.max(oldest);
+        }
+    }
+
+    fn remove(&mut self, unit: &Unit) {
+        if let Some(before) = self.at.remove(unit) {
+            self.by_age.remove(&(before, unit.clone()));
+        }
+    }
+
+    fn get(&self, unit: &Unit) -> Option<u64> {
+        self.at.get(unit).copied()
+    }
+
+    /// What is not known otherwise, and not newer than this, may have been removed since.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}
 
 impl Core {
     /// Something happened. It [`tick`](Self::tick)s first: nothing is taken in under a lease that has ended.
@@ -78,7 +119,7 @@ impl Core {
         };
         let known = version.map_or(0, |version| version.revision);
         let unreadable = self.unreadable.get(unit).copied().unwrap_or(0);
-        known.max(unreadable).max(self.removed.get(unit).copied().unwrap_or(0))
+        known.max(unreadable).max(self.removed.get(unit).unwrap_or(0))
     }
 
     /// A document was seen. What is older than what is known changes nothing.
@@ -131,10 +172,7 @@ impl Core {
             Unit::Session(id) => self.session_gone(*id, now),
             Unit::Name(name) => {
                 self.name_gone(name, now);
-                if self.removed.len() >= REMOVED_KEPT {
-                    self.removed.pop_first();
-                }
-                self.removed.insert(unit.clone(), revision);
+                self.removed.insert(unit, revision, REMOVED_KEPT);
             }
             // Documents of slots are never removed.
             Unit::Slots(group, number) => {
@@ -196,7 +234,7 @@ impl Core {
         self.sessions.clear();
         self.named.clear();
         self.live_stale = true;
-        self.removed.clear();
+        self.removed = Removed::default();
         self.orphans.clear();
         self.unreadable.clear();
         self.asked_after.clear();
@@ -213,7 +251,9 @@ impl Core {
         }
         self.replayed = [false; 4];
         self.out.dirty_sessions = true;
-        self.frozen_until = Some(now + self.options.ttl());
+        // Its things may be named by entries that are gone: as long as anybody's lease may run.
+        let longest = self.options.ttl().max(Duration::from_millis(self.longest_ttl_ms));
+        self.frozen_until = Some(now + longest);
         self.watch_afresh();
         let floor = self.remembered_floor();
         self.event(OwnershipEvent::StoreLost { why, floor });
@@ -233,7 +273,12 @@ impl Core {
                 if !self.same_store(version.store, now) {
                     return;
                 }
-                if version.revision <= flight.highest {
+                // A removal only promises to be above what it removed.
+                let seen = match flight.ask {
+                    super::Ask::Remove(removed) => removed.revision,
+                    super::Ask::Write { .. } | super::Ask::Read => flight.highest,
+                };
+                if version.revision <= seen {
                     // O1: versions grow over all keys.
                     self.store_lost(
                         "a write was given an older version than one that was seen before",

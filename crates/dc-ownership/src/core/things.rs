@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dc_core::{DataCenterSelector, Epoch};
+use dc_core::{DataCenterId, DataCenterSelector, Epoch};
 
 use super::{Core, OpDone, rank::From};
 use crate::{
@@ -38,6 +38,8 @@ pub(super) struct Move {
     pub(super) to: Holder,
     /// The epoch that it will have.
     pub(super) epoch: Epoch,
+    /// The digest of the state that was sent for it; 0 for none.
+    pub(super) offer: u64,
     pub(super) stage: Stage,
 }
 
@@ -153,10 +155,15 @@ impl Core {
         self.own.open().is_some_and(|open| open.id == owner.session)
     }
 
+    /// An entry that names `session`, without state that goes along.
+    pub(super) fn owner(&self, session: SessionId, data_center: DataCenterId, epoch: Epoch) -> Owner {
+        Owner { session, data_center, epoch, handed: false, offer: 0, ttl_ms: self.ttl_of(session) }
+    }
+
     fn for_me(&self, epoch: Epoch) -> Option<Owner> {
         let session = self.own.open()?.id;
         let data_center = self.me.data_center.id().clone();
-        Some(Owner { session, data_center, epoch: self.next_epoch(epoch), handed: false })
+        Some(self.owner(session, data_center, self.next_epoch(epoch)))
     }
 
     /// What is to be written of a thing, or when to look again. Step (3) of a take-over: only what nobody owns, or
@@ -228,7 +235,8 @@ impl Core {
             Some(Hold::Moving(moving)) => match &moving.stage {
                 Stage::Ready { .. } => {
                     let (session, data_center) = (moving.to.session, moving.to.data_center.clone());
-                    Plan::Write(Owner { session, data_center, epoch: moving.epoch, handed: true })
+                    let owner = self.owner(session, data_center, moving.epoch);
+                    Plan::Write(Owner { handed: true, offer: moving.offer, ..owner })
                 }
                 Stage::Quiescing { until, .. } | Stage::Sending { until, .. } if *until > now => Plan::At(*until),
                 Stage::Quiescing { .. } | Stage::Sending { .. } => {
@@ -245,12 +253,7 @@ impl Core {
                     Vec::new()
                 };
                 match others.first().and_then(|id| self.holder(*id)) {
-                    Some(to) => Plan::Write(Owner {
-                        session: to.session,
-                        data_center: to.data_center,
-                        epoch: self.next_epoch(owner.epoch),
-                        handed: false,
-                    }),
+                    Some(to) => Plan::Write(self.owner(to.session, to.data_center, self.next_epoch(owner.epoch))),
                     None => self.for_me(owner.epoch).map_or(Plan::Nothing, Plan::Write),
                 }
             }
@@ -287,7 +290,7 @@ impl Core {
             relocation.sent = Some(session);
         }
         let epoch = self.next_epoch(owner.epoch.max(self.highest_epoch(thing)));
-        Some(Plan::Write(Owner { session, data_center, epoch, handed: false }))
+        Some(Plan::Write(self.owner(session, data_center, epoch)))
     }
 
     pub(super) fn relocated(&mut self, thing: &Thing, result: Result<(), OwnershipError>) {

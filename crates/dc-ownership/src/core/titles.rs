@@ -6,7 +6,7 @@ use std::time::Instant;
 use dc_core::Epoch;
 
 use super::{
-    Core, Effect, OpDone, OrderOut,
+    Core, Effect, OpDone, OrderOut, Plant,
     things::{Hold, Move, Stage, unit_of},
     timers::Timer,
 };
@@ -156,8 +156,9 @@ impl Core {
                 let took = silent_since.map(|since| now.saturating_duration_since(since));
                 self.event(OwnershipEvent::Takeover { thing: thing.clone(), epoch, took });
             }
-            let handed = self.entry(&thing).is_some_and(|(owner, _)| owner.handed);
-            self.out.effects.push(Effect::Arrived(thing.clone(), epoch, handed));
+            let entry = self.entry(&thing).map(|(owner, _)| (owner.handed, owner.offer));
+            let (handed, offer) = entry.unwrap_or_default();
+            self.out.effects.push(Effect::Arrived(thing.clone(), epoch, offer));
             self.holds.insert(thing.clone(), Hold::Held { title: title.clone(), adopting: None });
             self.dirty_thing(&thing);
             if let Thing::Name(name) = &thing {
@@ -216,15 +217,20 @@ impl Core {
     pub(super) fn start_move(&mut self, thing: &Thing, to: Holder, now: Instant) {
         let Some((owner, _)) = self.entry(thing) else { return };
         // Each attempt that sent state has an epoch of its own: a late one is never taken for a newer one.
-        let attempts = self.offered.get(thing).copied().unwrap_or(0);
-        let epoch = Epoch(self.next_epoch(owner.epoch).0.saturating_add(attempts));
+        let attempts = self.offered.get(thing).copied().filter(|_| !self.plants(Plant::LateOffer)).unwrap_or(0);
+        let next = self.next_epoch(owner.epoch);
+        let epoch = match thing {
+            Thing::Slot(..) => Epoch(next.0.saturating_add(attempts)),
+            // Never above what the name would begin with if it were claimed anew (`NameDocument::epoch`).
+            Thing::Name(_) => next.max(Epoch((next.0 + attempts).min(self.floor.0.saturating_add(self.highest)))),
+        };
         let token = self.token();
         let until = now + self.options.move_timeout();
         let Some(hold) = self.holds.get_mut(thing) else { return };
         let Hold::Held { title, adopting: None } = hold else { return };
         let title = title.clone();
         let order = OrderOut::Quiesce { thing: thing.clone(), epoch: title.epoch(), to: to.clone(), token };
-        *hold = Hold::Moving(Box::new(Move { title, to, epoch, stage: Stage::Quiescing { token, until } }));
+        *hold = Hold::Moving(Box::new(Move { title, to, epoch, offer: 0, stage: Stage::Quiescing { token, until } }));
         self.waiting.insert(token, thing.clone());
         self.order(order);
         self.timers.at(until, Timer::Unit(unit_of(thing)));

@@ -1,6 +1,8 @@
 //! The driver on the in-memory store, under paused time.
 
+mod balance;
 mod faults;
 mod names;
+mod protocol;
 mod slots;
 mod support;

@@ -42,6 +42,15 @@ impl World {
         let place = self.rng.random_range(0..self.nodes.len());
         let name = NAMES[self.rng.random_range(0..NAMES.len())];
         let alive = self.nodes[place].alive;
+        if self.config.crash.is_some() {
+            // Enough that moves come; the one crash breaks enough.
+            match self.rng.random_range(0..10) {
+                0..4 if alive => self.claim(place, name),
+                4..7 if alive => self.drain(place),
+                _ => {}
+            }
+            return;
+        }
         match self.rng.random_range(0..100) {
             0..25 if alive => self.claim(place, name),
             25..32 => self.release(name),
@@ -116,7 +125,7 @@ impl World {
         self.for_node(place, after, Event::Resume);
     }
 
-    fn crash(&mut self, place: usize) {
+    pub(crate) fn crash(&mut self, place: usize) {
         self.count("crashes");
         self.nodes[place].alive = false;
         let things: Vec<Thing> = self.nodes[place].titles.keys().cloned().collect();
@@ -180,6 +189,7 @@ impl World {
         let at = self.rng.random_range(0..self.nodes[place].titles.len());
         let found = self.nodes[place].titles.iter().nth(at).map(|(thing, title)| (thing.clone(), title.clone()));
         let Some((thing, title)) = found.filter(|(_, title)| title.check().is_ok()) else { return };
+        self.acknowledge(place, &thing);
         // On its way to storage it may be held up for as long as it likes.
         let late = self.chance(0.2);
         let after = if late { self.rng.random_range(0..30 * SECOND) } else { self.latency() };

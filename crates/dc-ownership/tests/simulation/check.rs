@@ -169,6 +169,9 @@ impl World {
             if owners(&thing) != 1 {
                 return Some(format!("{thing:?} has {} owners", owners(&thing)));
             }
+            if let Some(place) = self.belongs_to(&thing).filter(|place| !self.nodes[*place].holds(&thing)) {
+                return Some(format!("{thing:?} is not on node {place}, the first choice of its datacenter"));
+            }
         }
         for key in self.store.keys("n/") {
             let name = key.unescape("n").unwrap_or_default();

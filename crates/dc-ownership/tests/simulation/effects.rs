@@ -1,6 +1,5 @@
 //! What nodes ask for is done, or goes wrong.
 
-use bytes::Bytes;
 use dc_ownership::{
     core::{Answer, Effect, Input, OpDone, OrderOut, Request, Update},
     ids::{SLOTS_PER_DOCUMENT, Slot},
@@ -9,7 +8,10 @@ use dc_ownership::{
 };
 use rand::RngExt;
 
-use super::world::{Event, MS, SECOND, World};
+use super::{
+    moves::Step,
+    world::{Event, MS, SECOND, World},
+};
 
 impl World {
     pub(crate) fn carry_out(&mut self, place: usize, effect: Effect) {
@@ -24,11 +26,9 @@ impl World {
             }
             Effect::Order(order) => self.order(place, order),
             Effect::Offer { token, to, thing, epoch, state } => {
-                let there = self.nodes.iter().position(|node| node.alive && node.session == Some(to.session));
-                if let Some(there) = there {
-                    self.nodes[there].parcels.insert(thing, (epoch, state));
+                if !self.crash_at(Step::BeforeOffer, place, Some(to.session)) {
+                    self.offer(place, token, &to, thing, epoch, state);
                 }
-                self.answer_offer(place, token);
             }
             Effect::Done(op, OpDone::Claimed(result)) => {
                 let Some(name) = self.nodes[place].claims.remove(&op) else { return };
@@ -46,11 +46,13 @@ impl World {
             Effect::Update(Update::Slots(group, number, rows)) => {
                 for (at, row) in (0_u16..).zip(rows.iter().flat_map(|rows| rows.iter())) {
                     if let Some(slot) = Slot::new(number * SLOTS_PER_DOCUMENT + at) {
+                        self.note_known(place, Thing::Slot(group, slot), row.owner.as_ref().map(|owner| owner.epoch));
                         self.set_title(place, Thing::Slot(group, slot), row.title.clone());
                     }
                 }
             }
             Effect::Update(Update::Name(name, row)) => {
+                self.note_known(place, Thing::Name(name.clone()), row.as_ref().map(|row| row.owner.epoch));
                 self.set_title(place, Thing::Name(name), row.and_then(|row| row.title));
             }
             Effect::Event(event) => {
@@ -63,16 +65,27 @@ impl World {
                     self.count("drains_done");
                 }
             }
+            Effect::Arrived(thing, epoch, offer) => self.arrived(place, thing, epoch, offer),
             Effect::Done(_, OpDone::Plain(_))
             | Effect::Update(Update::Sessions(_))
             | Effect::Ready
             | Effect::Changed(_)
-            | Effect::RefusedKinds(_)
-            | Effect::Arrived(..) => {}
+            | Effect::RefusedKinds(_) => {}
         }
     }
 
     fn send(&mut self, place: usize, request: Request) {
+        if let Some(to) = self.hands_over(place, &request) {
+            self.nodes[place].handing.insert(request.id, to);
+            if self.crash_at(Step::Lost, place, Some(to)) {
+                return;
+            }
+            if self.crash_at(Step::Sent, place, Some(to)) {
+                let after = self.latency();
+                self.for_node(place, after, Event::Arrive(request));
+                return;
+            }
+        }
         self.nodes[place].pending.insert(request.id);
         // As long on the node's clock as its options say.
         let timeout = (2.5 * SECOND as f64 / self.nodes[place].clock.rate) as u64;
@@ -87,40 +100,27 @@ impl World {
         }
     }
 
-    fn answer_offer(&mut self, place: usize, token: u64) {
-        let fate = if self.faulty { self.rng.random_range(0..20) } else { 19 };
-        let answer = match fate {
-            0 => return,
-            1 => Err("on purpose".to_owned()),
-            _ => Ok(()),
-        };
-        let after = self.latency();
-        self.for_node(place, after, Event::Input(Input::Answered { token, answer: Answer::Offered(answer) }));
-    }
-
     fn order(&mut self, place: usize, order: OrderOut) {
         match order {
             OrderOut::SessionLost { .. } => {
                 self.nodes[place].running.retain(|_, title| title.check().is_ok());
-                self.nodes[place].parcels.clear();
+                self.forget_state(place);
             }
-            OrderOut::Lost { thing: Thing::Name(name), .. }
-            | OrderOut::Moved { thing: Thing::Name(name), to: Some(_) } => {
-                self.nodes[place].running.remove(&name);
+            OrderOut::Lost { thing, .. } => self.stopped_here(place, &thing),
+            OrderOut::Moved { thing, to: Some((to, _)) } => {
+                self.stopped_here(place, &thing);
+                self.crash_at(Step::AfterMoved, place, Some(to.session));
             }
-            OrderOut::Lost { .. } => {}
-            OrderOut::Moved { to, .. } => {
-                if to.is_none() {
-                    self.count("moves_stayed");
-                }
+            OrderOut::Moved { thing, to: None } => {
+                self.nodes[place].quiet.remove(&thing);
+                self.count("moves_stayed");
             }
-            OrderOut::Quiesce { token, .. } => {
-                let fate = if self.faulty { self.rng.random_range(0..20) } else { 19 };
-                let state = vec![("x".to_owned(), Bytes::from_static(b"1"))];
+            OrderOut::Quiesce { thing, token, .. } => {
+                let state = self.quiesce(place, &thing);
+                let fate = if self.breaks() { self.rng.random_range(0..20) } else { 19 };
                 let state = match fate {
                     0 => return,
                     1 => None,
-                    2..10 => Some(Vec::new()),
                     _ => Some(state),
                 };
                 let after = self.latency();
@@ -128,7 +128,7 @@ impl World {
             }
             OrderOut::Adopt { entry, title, token, .. } => {
                 let name = entry.spec.name.clone();
-                let well = !self.faulty || self.rng.random_bool(0.9);
+                let well = !self.breaks() || self.rng.random_bool(0.9);
                 self.start(place, &name, title);
                 self.count("adoptions");
                 let after = self.latency();

@@ -2,11 +2,12 @@
 //! contract, clocks that differ, and everything that breaks. The same seed gives the same run.
 
 // The campaign and the example each use a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod acts;
 mod check;
 mod effects;
+mod moves;
 mod node;
 mod store;
 mod world;
@@ -14,6 +15,8 @@ mod world;
 use std::{collections::BTreeMap, time::Duration};
 
 use dc_ownership::{Stats, core::Plant};
+
+pub use self::moves::{CrashAt, Side, Step};
 
 pub const TTL: Duration = Duration::from_secs(10);
 
@@ -26,11 +29,13 @@ pub struct Config {
     /// Whether the store loses data once.
     pub loses: bool,
     pub plant: Option<Plant>,
+    /// One node crashes there, and nothing else breaks.
+    pub crash: Option<CrashAt>,
 }
 
 impl Config {
     pub fn new(seed: u64) -> Self {
-        Self { seed, faults: Duration::from_secs(90), loses: false, plant: None }
+        Self { seed, faults: Duration::from_secs(90), loses: false, plant: None, crash: None }
     }
 }
 

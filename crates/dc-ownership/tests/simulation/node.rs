@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use dc_core::{Clock, DataCenterId, Epoch};
 use dc_ownership::{
-    core::{Core, Input},
+    core::{Core, Input, Parcels},
     ids::SessionId,
     order::Thing,
     title::Title,
@@ -67,12 +67,26 @@ pub(crate) struct Node {
     /// How much later than usual its watches and reads are.
     pub(crate) lag: u64,
     pub(crate) pending: BTreeSet<u64>,
+    /// Writes that hand something over, and to whom.
+    pub(crate) handing: BTreeMap<u64, SessionId>,
     pub(crate) titles: BTreeMap<Thing, Title>,
     pub(crate) session: Option<SessionId>,
     /// Actors of names that run here.
     pub(crate) running: BTreeMap<String, Title>,
     pub(crate) claims: BTreeMap<u64, String>,
-    pub(crate) parcels: BTreeMap<Thing, (Epoch, Vec<(String, Bytes)>)>,
+    pub(crate) parcels: Parcels,
+    /// What was offered last, of each thing.
+    pub(crate) last_offer: BTreeMap<Thing, (Epoch, Bytes)>,
+    /// State that was offered under the present session.
+    pub(crate) state_here: BTreeSet<(Thing, Epoch)>,
+    /// State that was here when its session was lost.
+    pub(crate) lost_state: BTreeSet<(Thing, Epoch)>,
+    /// The epochs that its table shows.
+    pub(crate) known: BTreeMap<Thing, Epoch>,
+    /// What it has acknowledged, counted, of each thing that it owns: state that goes along.
+    pub(crate) counters: BTreeMap<Thing, u64>,
+    /// Things that do nothing more, since they are to be handed over.
+    pub(crate) quiet: BTreeSet<Thing>,
     pub(crate) wake_at: u64,
     pub(crate) drain: u64,
 }

@@ -12,7 +12,7 @@ use std::{
 use dc_core::{Clock, DataCenter, DataCenterId, Endpoint, Epoch, NodeId, SystemClock};
 use dc_ownership::{
     Me, OwnershipOptions,
-    core::{Answer, Core, Input, Outcome, Request, Setup, Written},
+    core::{Answer, Core, Input, Outcome, Parcels, Request, Setup, Written},
     ids::SessionId,
     order::Thing,
     policy::{Loss, Policy},
@@ -21,6 +21,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
     Config, Report, TTL,
+    moves::{Offered, Step},
     node::{Node, SimClock, Watch},
     store::Store,
 };
@@ -40,6 +41,7 @@ pub(crate) enum Event {
     OpenWatch(usize, u64),
     Watched(usize, u64, Input),
     Input(Input),
+    Offered(Offered),
     Claim(String),
     Adopted(u64, String, bool),
     Act,
@@ -75,6 +77,10 @@ pub(crate) struct World {
     pub(crate) available: BTreeSet<Thing>,
     /// Whom the store names, by true time.
     pub(crate) truth: BTreeMap<Thing, (SessionId, Epoch)>,
+    /// Work that was acknowledged by whoever owned a thing, since it was last started from nothing.
+    pub(crate) acked: BTreeMap<Thing, u64>,
+    /// How often the step at which a node is to crash comes before it does.
+    pub(crate) crash_after: u32,
     pub(crate) report: Report,
 }
 
@@ -104,8 +110,11 @@ impl World {
             fence: BTreeMap::new(),
             available: BTreeSet::new(),
             truth: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            crash_after: 0,
             report: Report::default(),
         };
+        world.crash_after = world.rng.random_range(0..8);
         let count = world.rng.random_range(3..=6);
         for place in 0..count {
             let node = world.boot(place, 0);
@@ -136,7 +145,7 @@ impl World {
             me: Me { node, data_center: data_center.clone(), endpoint },
             kinds: vec![("cart".to_owned(), policy())],
             placeable: Arc::new(move |dc| !unplaceable.lock().expect("no panic inside").contains(dc)),
-            options: OwnershipOptions::builder().ttl(TTL).build().expect("legal"),
+            options: OwnershipOptions::builder().ttl(TTL).rebalance_per_second(8).build().expect("legal"),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             seed: self.rng.random(),
             documents: 1,
@@ -155,11 +164,18 @@ impl World {
             watches: [Watch::default(); 4],
             lag: 0,
             pending: BTreeSet::new(),
+            handing: BTreeMap::new(),
             titles: BTreeMap::new(),
             session: None,
             running: BTreeMap::new(),
             claims: BTreeMap::new(),
-            parcels: BTreeMap::new(),
+            parcels: Parcels::default(),
+            last_offer: BTreeMap::new(),
+            state_here: BTreeSet::new(),
+            lost_state: BTreeSet::new(),
+            known: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            quiet: BTreeSet::new(),
             wake_at: u64::MAX,
             drain: 0,
         }
@@ -194,8 +210,13 @@ impl World {
     }
 
     pub(crate) fn latency(&mut self) -> u64 {
-        let slow = self.faulty && self.rng.random_bool(0.03);
+        let slow = self.breaks() && self.rng.random_bool(0.03);
         if slow { self.rng.random_range(300 * MS..6 * SECOND) } else { self.rng.random_range(MS..40 * MS) }
+    }
+
+    /// Whether anything but the one crash that was asked for goes wrong.
+    pub(crate) fn breaks(&self) -> bool {
+        self.faulty && self.config.crash.is_none()
     }
 
     pub(crate) fn reaches(&self, place: usize) -> bool {
@@ -272,6 +293,10 @@ impl World {
             }
             Event::Answer(id, result) => {
                 if self.nodes[place].pending.remove(&id) {
+                    let handed = self.nodes[place].handing.remove(&id).filter(|_| matches!(result, Written::Done(_)));
+                    if handed.is_some_and(|to| self.crash_at(Step::BeforeMoved, place, Some(to))) {
+                        return;
+                    }
                     self.give(place, Input::Written { request: id, result });
                 }
             }
@@ -288,6 +313,7 @@ impl World {
                 }
             }
             Event::Input(input) => self.give(place, input),
+            Event::Offered(offered) => self.offered(place, offered),
             Event::Claim(name) => {
                 if self.faulty {
                     self.claim(place, &name);
@@ -350,7 +376,10 @@ impl World {
                 break;
             }
             for effect in effects {
-                self.carry_out(place, effect);
+                // What a node was about to do when it crashed is not done.
+                if self.nodes[place].alive {
+                    self.carry_out(place, effect);
+                }
             }
         }
         let node = &self.nodes[place];
@@ -380,9 +409,17 @@ impl World {
         };
         self.tell_watches(before);
         self.plan_expiry();
+        let current = self.nodes[place].run == run && self.nodes[place].alive;
+        if current
+            && matches!(result, Written::Done(_))
+            && let Some(to) = self.nodes[place].handing.get(&request.id).copied()
+            && self.crash_at(Step::Accepted, place, Some(to))
+        {
+            return;
+        }
         // Releases more often: few are asked for.
         let share = if matches!(request.ask, dc_ownership::core::Ask::Remove(_)) { 0.2 } else { 0.03 };
-        let lost = self.faulty && self.rng.random_bool(share);
+        let lost = self.breaks() && self.rng.random_bool(share);
         if lost {
             self.count(if matches!(result, Written::Done(_)) { "lost_accepted" } else { "lost_refused" });
         } else if self.reaches(place) {
@@ -441,7 +478,7 @@ impl World {
             return;
         }
         let generation = self.nodes[place].generation;
-        let stale = self.faulty && self.chance(0.3);
+        let stale = self.breaks() && self.chance(0.3);
         let back = if stale { self.rng.random_range(0..40) } else { 0 };
         let as_of = self.store.revision.saturating_sub(back);
         let documents = self.store.as_of(PREFIXES[prefix], as_of);
