@@ -21,35 +21,45 @@ const IN_FLIGHT: usize = 64;
 const TURNS: u32 = 8;
 
 pub(crate) async fn run(time: Duration) -> anyhow::Result<()> {
+    let rows = [compare(time, true).await?, compare(time, false).await?];
+    let head = ["the grain is", "per DC", "global", "ratio, goal 0.95"];
+    table::print(&format!("Asks of a grain, {IN_FLIGHT} in flight, medians of {TURNS} turns each"), &head, &rows);
+    Ok(())
+}
+
+/// Grains on this node, or on another one. Who is there first has the slots: global grains do not move by themselves.
+async fn compare(time: Duration, here: bool) -> anyhow::Result<Vec<String>> {
     let store = Store::sqlite().await?;
-    let system = node(&store.url, "dc-1", None).await?;
-    let seed = system.endpoint().to_string();
-    let _far = Far::start(Role::Node, &["--control-plane", &store.url, "--dc", "dc-1", "--seed", &seed])?;
+    let far = ["--control-plane", &store.url, "--dc", "dc-1"];
+    let (system, _far) = if here {
+        let system = node(&store.url, "dc-1", None).await?;
+        find::<Tally>(&system, here).await?;
+        let seed = system.endpoint().to_string();
+        let far = Far::start(Role::Node, &[&far[..], &["--seed", &seed]].concat())?;
+        (system, far)
+    } else {
+        let far = Far::start(Role::Node, &far)?;
+        (node(&store.url, "dc-1", Some(&far.addr.to_string())).await?, far)
+    };
     multidc_tests::eventually("two members", Duration::from_secs(20), || async {
         if system.members().len() == 2 { Ok(()) } else { Err(format!("{:?}", system.members())) }
     })
     .await?;
-    let mut rows = Vec::new();
-    for here in [true, false] {
-        let (nearby, global) = (find::<Nearby>(&system, here).await?, find::<Tally>(&system, here).await?);
-        let (mut per_dc, mut in_world) = (Vec::new(), Vec::new());
-        for _ in 0..TURNS {
-            per_dc.push(rate(&nearby, time / 4).await?);
-            in_world.push(rate(&global, time / 4).await?);
-        }
-        let median = |rates: &mut Vec<f64>| {
-            rates.sort_by(f64::total_cmp);
-            rates[rates.len() / 2]
-        };
-        let (per_dc, in_world) = (median(&mut per_dc), median(&mut in_world));
-        let place = if here { "on this node" } else { "on another node" };
-        let ratio = table::at_least(in_world / per_dc, 0.95);
-        rows.push(vec![place.to_owned(), table::rate(per_dc), table::rate(in_world), ratio]);
+    let (nearby, global) = (find::<Nearby>(&system, here).await?, find::<Tally>(&system, here).await?);
+    let (mut per_dc, mut in_world) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        per_dc.push(rate(&nearby, time / 4).await?);
+        in_world.push(rate(&global, time / 4).await?);
     }
-    let head = ["the grain is", "per DC", "global", "ratio, goal 0.95"];
-    table::print(&format!("Asks of a grain, {IN_FLIGHT} in flight, medians of {TURNS} turns each"), &head, &rows);
+    let median = |rates: &mut Vec<f64>| {
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    };
+    let (per_dc, in_world) = (median(&mut per_dc), median(&mut in_world));
+    let place = if here { "on this node" } else { "on another node" };
+    let ratio = table::at_least(in_world / per_dc, 0.95);
     system.shutdown().await?;
-    Ok(())
+    Ok(vec![place.to_owned(), table::rate(per_dc), table::rate(in_world), ratio])
 }
 
 /// A grain that is active on this node, or on the other one.
