@@ -155,10 +155,12 @@ impl Core {
         self.named.entry(id).or_default().insert(unit.clone());
         let known = self.sessions.contains_key(&id);
         let seen = self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
-        if seen.document.is_none() {
-            seen.ttl_ms = seen.ttl_ms.max(ttl_ms);
+        let told = seen.document.is_none() && ttl_ms > seen.ttl_ms;
+        if told {
+            seen.ttl_ms = ttl_ms;
         }
-        if !known {
+        // What its tombstone was to be waited for was too long, as long as nothing was known of it.
+        if !known || told {
             self.timers.at(now, Timer::Unit(Unit::Session(id)));
         }
     }

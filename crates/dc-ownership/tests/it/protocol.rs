@@ -169,6 +169,19 @@ fn g2_an_unproved_tombstone_that_somebody_else_put_is_waited_for_and_a_proved_on
 }
 
 #[test]
+fn g4_a_tombstone_that_was_seen_before_an_entry_told_its_ttl_is_waited_for_no_longer_than_that() {
+    let grave = json!({"v": 1, "tombstone": true, "nonce": 2});
+    let mut rig = Rig::new(&[(&format!("s/{LOST}"), grave)]);
+    rig.run(TTL / 10);
+    rig.revision += 1;
+    let document = rig.document("n/x", &named(Some(10_000)));
+    rig.put(Input::Put { generation: 0, document });
+    rig.run(2 * TTL);
+    let (claimed, _) = rig.written["n/x"];
+    assert!((TTL..TTL + TTL / 2).contains(&claimed), "{claimed:?}");
+}
+
+#[test]
 fn o1_a_removal_need_only_be_above_what_it_removed() {
     let mut rig = Rig::new(&[]);
     rig.removals_low = true;
