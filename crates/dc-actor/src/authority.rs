@@ -24,7 +24,7 @@ use crate::{
 /// What other datacenters may do here. Who is not named may do nothing.
 ///
 /// ```
-/// use multidc::{Authority, Rights};
+/// use dc_actor::{Authority, Rights};
 /// let authority = Authority::deny_by_default()
 ///     .allow("eu-west-1/dc-2", Rights::none().look_up().call_kind("cart").spawn_kind("worker"))?
 ///     .allow("eu-west-1/dc-3", Rights::none().call_message_of("ledger", "balance"))?;
@@ -202,7 +202,8 @@ impl Rights {
         self
     }
 
-    /// May take over what this datacenter owns of kind `A`, and hand over to it (global names and grains).
+    /// May be handed the state of what this datacenter owns of kind `A`, and hand over its own with state (global names
+    /// and grains). What has no state moves by the store alone: who may write there may claim.
     #[must_use]
     pub fn take_over<A: RemoteActor>(self) -> Self {
         self.take_over_kind(A::KIND)
@@ -240,7 +241,6 @@ pub(crate) enum Wish<'a> {
     /// Start an actor of this kind.
     Spawn(&'a str),
     /// Take over, or hand over, what is owned of this kind.
-    #[allow(dead_code, reason = "asked by moves of global names and grains")]
     TakeOver(&'a str),
 }
 

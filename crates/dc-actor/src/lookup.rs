@@ -260,7 +260,7 @@ pub(crate) async fn ask_data_center(
         // A silent node must not use up the time that others could answer in.
         let share = if more { (left / 2).max(Duration::from_millis(100)).min(left) } else { left };
         let to = format!("{dc} at {}", next.endpoint);
-        let answer = node.peer(&next.endpoint, next.node).call_for_answer(service, body.clone(), share).await;
+        let answer = node.peer_of(dc, &next.endpoint, next.node).call_for_answer(service, body.clone(), share).await;
         // Questions change nothing, or claim under the directory's eyes: asking another node is safe.
         let last = match answer {
             Ok(answer) => match wire::read_answer(answer.status, answer.body) {

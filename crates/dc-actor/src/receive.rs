@@ -168,7 +168,11 @@ async fn answer(
             global::asked_to_find(node, wire::read("a question for a global name", body)?, left).await
         }
         wire::FLOOR => global::asked_for_floor(node),
-        wire::OFFER => global::asked_to_take(node, wire::read("an offer", body)?),
+        wire::OFFER => {
+            let body: wire::OfferBody = wire::read("an offer", body)?;
+            global::may_move(node, &from.dc, &body)?;
+            global::asked_to_take(node, body)
+        }
         wire::LOCATE | wire::ACTIVATE | wire::OWNED => {
             let body: wire::GrainBody = wire::read("a question for a grain", body)?;
             node.authorise(&from.dc, Wish::Find(&body.kind))?;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dc_core::{DataCenterSelector, Endpoint, Invalid, NodeEndpoint, NodeId};
+use dc_core::{DataCenterId, DataCenterSelector, Endpoint, Invalid, NodeEndpoint, NodeId};
 use dc_placement::{Chosen, Explanation, Refusal, Request, Signals, Strategy, choose, explain};
 use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
@@ -175,9 +175,9 @@ where
                 here_typed::<A>(&node, Some(&self.name), request, self.args, after).await?.into()
             }
             Where::Node(id) => {
-                let endpoint = endpoint_of(&node, *id)?;
+                let (dc, endpoint) = endpoint_of(&node, *id)?;
                 let body = body_of::<A>(&self.name, request, &self.args)?;
-                ask_spawn(&node, &endpoint, *id, &body, after).await?
+                ask_spawn(&node, &dc, &endpoint, *id, &body, after).await?
             }
             Where::DataCenter(selector) => {
                 selector.check()?;
@@ -218,14 +218,15 @@ where
 }
 
 /// Where a node takes links, as far as this node knows.
-fn endpoint_of(node: &Node, id: NodeId) -> Result<Endpoint, Error> {
+fn endpoint_of(node: &Node, id: NodeId) -> Result<(DataCenterId, Endpoint), Error> {
     if let Some(member) = node.view().member(id) {
-        return Ok(member.endpoint.clone());
+        return Ok((node.data_center().id().clone(), member.endpoint.clone()));
     }
     let snapshot = node.table().snapshot();
-    let known = snapshot.iter().flat_map(|entry| entry.endpoints()).find(|endpoint| endpoint.node == id);
-    known
-        .map(|known| known.endpoint.clone())
+    let mut all =
+        snapshot.iter().flat_map(|entry| entry.endpoints().iter().map(move |endpoint| (entry.id(), endpoint)));
+    all.find(|(_, endpoint)| endpoint.node == id)
+        .map(|(dc, known)| (dc.clone(), known.endpoint.clone()))
         .ok_or_else(|| Error::Unreachable { to: format!("node {id}"), reason: "no datacenter lists this node".into() })
 }
 
@@ -256,7 +257,7 @@ impl Far<'_> {
                     return Err(failed.last.unwrap_or_else(|| self.timed_out()));
                 };
                 tried.push(target.endpoint.clone());
-                let error = match self.ask(target, share).await {
+                let error = match self.ask(chosen.entry().id(), target, share).await {
                     Ok(location) => return Ok(location),
                     Err(error) => error,
                 };
@@ -299,12 +300,12 @@ impl Far<'_> {
         (!left.is_zero()).then(|| share.max(Duration::from_millis(100)).min(left))
     }
 
-    async fn ask(&self, target: &NodeEndpoint, share: Duration) -> Result<Located, Error> {
+    async fn ask(&self, dc: &DataCenterId, target: &NodeEndpoint, share: Duration) -> Result<Located, Error> {
         if target.node == self.node.id() {
             let place = asked(self.node, self.body.clone(), share).await?;
             return located(&place, &self.body.name);
         }
-        ask_spawn(self.node, &target.endpoint, target.node, &self.body, share).await
+        ask_spawn(self.node, dc, &target.endpoint, target.node, &self.body, share).await
     }
 
     /// The time was over before anything was tried.
@@ -377,13 +378,14 @@ fn tries_elsewhere(error: &Error) -> bool {
 
 async fn ask_spawn(
     node: &Arc<Node>,
+    dc: &DataCenterId,
     endpoint: &Endpoint,
     id: NodeId,
     body: &SpawnBody,
     after: Duration,
 ) -> Result<Located, Error> {
     let to = format!("node {} at {endpoint}", id.short());
-    let answer = node.peer(endpoint, id).call_for_answer(wire::SPAWN, wire::write(body), after).await;
+    let answer = node.peer_of(dc, endpoint, id).call_for_answer(wire::SPAWN, wire::write(body), after).await;
     let answer = answer.map_err(|err| link::link_error(&err, &to))?;
     located(&wire::read_answer(answer.status, answer.body)?, &body.name)
 }
@@ -463,7 +465,7 @@ pub(crate) async fn asked(node: &Arc<Node>, body: SpawnBody, left: Duration) -> 
         // An earlier try of the same spawn reached that node: it knows whether the actor has started.
         Made::Earlier { node: id, endpoint, location } if id != node.id() && !body.passed_on => {
             let again = SpawnBody { passed_on: true, ..body };
-            match ask_spawn(node, &endpoint, id, &again, left).await {
+            match ask_spawn(node, node.data_center().id(), &endpoint, id, &again, left).await {
                 Ok(found) => Ok(Place::at(kind, &found.at)),
                 Err(failed @ Error::StartFailed { .. }) => Err(failed),
                 Err(_) => Ok(Place::at(kind, &location)),

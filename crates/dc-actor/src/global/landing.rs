@@ -7,13 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use dc_core::Epoch;
+use dc_core::{DataCenterId, Epoch};
 use dc_ownership::order::Thing;
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
 
 use super::{Global, label};
 use crate::{
+    authority::Wish,
     error::Error,
     link::{self, Incoming},
     system::Node,
@@ -96,6 +97,29 @@ pub(crate) fn asked_to_take(node: &Arc<Node>, body: OfferBody) -> Result<Place, 
         offered.map_err(|what| Error::Overloaded { what })?;
     }
     Ok(Place::none())
+}
+
+/// Whether `who`, a datacenter, may hand this over to us, or be handed it.
+///
+/// # Errors
+///
+/// [`Error::Unauthorized`] names the kind.
+pub(crate) fn may_move(node: &Arc<Node>, who: &DataCenterId, body: &OfferBody) -> Result<(), Error> {
+    if node.options().guard.is_none() {
+        return Ok(());
+    }
+    let named = body.thing.as_ref().filter(|thing| !thing.name.is_empty());
+    match named {
+        Some(thing) => {
+            let global = node.global(|| thing.name.clone())?;
+            let known = global.ownership.known(&thing.name).ok_or_else(|| Error::not_found(&thing.name))?;
+            node.authorise(who, Wish::TakeOver(&known.spec.kind))
+        }
+        None => body.states.iter().try_for_each(|state| {
+            let kind = state.identity.split_once('/').map_or(&*state.identity, |(kind, _)| kind);
+            node.authorise(who, Wish::TakeOver(kind))
+        }),
+    }
 }
 
 /// The former owner has forwarded everything: what came with the same channel before this is in its mailboxes.

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 pub(crate) use self::{
     floor::{asked_for_floor, tell_events},
     intent::follow_intent,
-    landing::{asked_to_take, landed},
+    landing::{asked_to_take, landed, may_move},
     moves::{Carrier, arrived_late},
     names::{Wanted, asked_to_find, locate as locate_name, spawn_here},
     orders::follow,

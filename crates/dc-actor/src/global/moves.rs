@@ -116,7 +116,7 @@ pub(super) async fn settle(node: Arc<Node>, global: Arc<Global>, thing: Thing, t
         tokio::spawn(cell.stop());
     }
     let owner = Owner::of(holder, epoch);
-    let pair = node.peer(&owner.endpoint, owner.node).pair();
+    let pair = node.peer_of(&owner.dc, &owner.endpoint, owner.node).pair();
     let mut forwarding = Forwarding { node: &node, owner: &owner, pair: &pair, places: HashMap::new() };
     loop {
         let next = {
@@ -311,8 +311,9 @@ pub(crate) struct Carrier {
 impl Transfer for Carrier {
     async fn offer(&self, to: &Holder, thing: &Thing, epoch: Epoch, state: Vec<(String, Bytes)>) -> Result<(), String> {
         let node = self.system.node().ok_or("the system has ended")?;
-        let peer = node.peer(&to.endpoint, to.node);
+        let peer = node.peer_of(&to.data_center, &to.endpoint, to.node);
         for body in landing::offers(thing, epoch.0, state) {
+            landing::may_move(&node, &to.data_center, &body).map_err(|err| err.to_string())?;
             let answer = peer.call_for_answer(wire::OFFER, wire::write(&body), QUESTION).await;
             let answer = answer.map_err(|err| err.to_string())?;
             wire::read_answer(answer.status, answer.body).map_err(|err| err.to_string())?;

@@ -239,7 +239,10 @@ pub(crate) async fn locate(
 /// Asks the owner where its actor is.
 pub(super) async fn ask(node: &Arc<Node>, owner: &Owner, body: FindBody, left: Duration) -> Result<Place, Error> {
     let to = owner.label();
-    let asked = node.peer(&owner.endpoint, owner.node).call_for_answer(wire::FIND, wire::write(&body), left).await;
+    let asked = node
+        .peer_of(&owner.dc, &owner.endpoint, owner.node)
+        .call_for_answer(wire::FIND, wire::write(&body), left)
+        .await;
     match asked {
         Ok(answer) => wire::read_answer(answer.status, answer.body),
         Err(err) if err.certainly_not_run() => Err(link::link_error(&err, &to)),

@@ -59,7 +59,10 @@ pub(crate) async fn locate(
 /// Asks the owner to make it active.
 pub(super) async fn ask(node: &Arc<Node>, owner: &Owner, body: GrainBody, left: Duration) -> Result<Located, Error> {
     let (what, to) = (identity(&body.kind, &body.id), owner.label());
-    let asked = node.peer(&owner.endpoint, owner.node).call_for_answer(wire::OWNED, wire::write(&body), left).await;
+    let asked = node
+        .peer_of(&owner.dc, &owner.endpoint, owner.node)
+        .call_for_answer(wire::OWNED, wire::write(&body), left)
+        .await;
     let place = match asked {
         Ok(answer) => wire::read_answer(answer.status, answer.body)?,
         // An activation changes nothing that a second question could double: its slot's title is the claim.

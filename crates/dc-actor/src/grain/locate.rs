@@ -191,7 +191,7 @@ async fn in_own(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Durat
     };
     let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string(), ..GrainBody::default() });
     let to = format!("{} at {}", member.node.short(), member.endpoint);
-    let peer = node.peer(&member.endpoint, member.node);
+    let peer = node.peer_of(node.data_center().id(), &member.endpoint, member.node);
     let answer = peer.call_for_answer(wire::ACTIVATE, body, left.min(ONE_QUESTION)).await;
     let place = match answer {
         Ok(answer) => wire::read_answer(answer.status, answer.body),

@@ -142,7 +142,10 @@ where
         let located = match place {
             Where::Here => self::here(&node, &body, request, after).await?,
             Where::Node(id) if *id == node.id() => self::here(&node, &body, request, after).await?,
-            Where::Node(id) => ask_spawn(&node, &endpoint_of(&node, *id)?, *id, &body, after).await?,
+            Where::Node(id) => {
+                let (dc, endpoint) = endpoint_of(&node, *id)?;
+                ask_spawn(&node, &dc, &endpoint, *id, &body, after).await?
+            }
             Where::DataCenter(selector) => {
                 selector.check()?;
                 let strategy = spawn.strategy.unwrap_or(node.options().strategy);

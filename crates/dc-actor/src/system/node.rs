@@ -13,7 +13,7 @@ use dc_cache::RoutingTable;
 use dc_cluster::{Cluster, Directory};
 use dc_controller::{Controller, OwnsGlobal};
 use dc_controlplane::ControlPlane;
-use dc_core::{DataCenter, DcView, Endpoint, NodeId, SharedClock};
+use dc_core::{DataCenter, DataCenterId, DcView, Endpoint, NodeId, SharedClock};
 use dc_placement::Strategy;
 use dc_remoting::{Peer, PeerTarget, Remoting};
 use parking_lot::Mutex;
@@ -251,6 +251,12 @@ impl Node {
         if let Some(global) = self.try_global() {
             global.forget(name, at);
         }
+    }
+
+    /// The peer at `endpoint`, which must be `node` of `dc`. What a record says of where nodes are is proved by
+    /// certificates only if its datacenter is asked for too.
+    pub(crate) fn peer_of(&self, dc: &DataCenterId, endpoint: &Endpoint, node: NodeId) -> Peer {
+        self.remoting.peer(PeerTarget { endpoint: endpoint.clone(), dc: Some(dc.clone()), node: Some(node) })
     }
 
     /// The peer at `endpoint`, which must be `node`.
