@@ -282,12 +282,12 @@ impl Driver {
                 Order::SessionLost { session }
             }
             OrderOut::Lost { thing, held } => {
-                self.shared.parcels.lock().drop_of(&thing);
+                self.shared.parcels.lock().drop_up_to(&thing, held);
                 Order::Lost { thing, held }
             }
             OrderOut::Moved { thing, to } => {
-                if to.is_some() {
-                    self.shared.parcels.lock().drop_of(&thing);
+                if let Some((_, epoch)) = &to {
+                    self.shared.parcels.lock().drop_up_to(&thing, *epoch);
                 }
                 Order::Moved { thing, to }
             }

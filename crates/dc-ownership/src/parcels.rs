@@ -104,12 +104,14 @@ impl Parcels {
     }
 
     /// The thing is owned under `epoch`: what was sent for it and has this digest stays as long as its owner, anything
-    /// else goes.
+    /// else for this epoch or an earlier one goes.
     pub fn arrived(&mut self, thing: &Thing, epoch: Epoch, digest: u64) {
         let Some(kept) = self.kept.remove(thing) else { return };
         for mut parcel in kept {
             if parcel.epoch == epoch && parcel.digest == digest {
                 parcel.until = None;
+                self.kept.entry(thing.clone()).or_default().push(parcel);
+            } else if parcel.epoch > epoch {
                 self.kept.entry(thing.clone()).or_default().push(parcel);
             } else {
                 self.bytes -= parcel.bytes;
@@ -117,10 +119,18 @@ impl Parcels {
         }
     }
 
-    /// Forgets what was kept of `thing`.
-    pub fn drop_of(&mut self, thing: &Thing) {
-        for parcel in self.kept.remove(thing).into_iter().flatten() {
-            self.bytes -= parcel.bytes;
+    /// What was owned under `epoch` is owned here no more: forgets what was kept up to it. What was sent for a later
+    /// epoch may be on its way back already.
+    pub fn drop_up_to(&mut self, thing: &Thing, epoch: Epoch) {
+        let Some(kept) = self.kept.get_mut(thing) else { return };
+        let bytes = &mut self.bytes;
+        kept.retain(|parcel| {
+            let goes = parcel.epoch <= epoch;
+            *bytes -= if goes { parcel.bytes } else { 0 };
+            !goes
+        });
+        if kept.is_empty() {
+            self.kept.remove(thing);
         }
     }
 
@@ -188,6 +198,19 @@ mod tests {
         put(&mut parcels, 5);
         parcels.arrived(&thing("x"), Epoch(4), 0);
         assert_eq!((parcels.take(&thing("x"), "a", Epoch(4)), parcels.bytes), (None, 0));
+    }
+
+    #[test]
+    fn g5_state_that_comes_back_before_its_loss_is_seen_stays() {
+        let (mut parcels, clock) = (Parcels::default(), ManualClock::new());
+        parcels.put(thing("x"), Epoch(4), state(3), clock.now(), KEEP, 100).expect("room");
+        parcels.put(thing("x"), Epoch(6), state(5), clock.now(), KEEP, 100).expect("room");
+        // Owned here under 3, elsewhere under 5, and handed back for 6: only now is it seen that 3 is over.
+        parcels.drop_up_to(&thing("x"), Epoch(5));
+        assert_eq!(parcels.bytes, 6);
+        parcels.arrived(&thing("x"), Epoch(6), digest(&state(5)));
+        assert_eq!(parcels.take(&thing("x"), "a", Epoch(6)).map(|state| state.len()), Some(5));
+        assert_eq!(parcels.bytes, 0);
     }
 
     #[test]

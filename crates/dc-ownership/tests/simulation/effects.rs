@@ -106,9 +106,9 @@ impl World {
                 self.nodes[place].running.retain(|_, title| title.check().is_ok());
                 self.forget_state(place);
             }
-            OrderOut::Lost { thing, .. } => self.stopped_here(place, &thing),
-            OrderOut::Moved { thing, to: Some((to, _)) } => {
-                self.stopped_here(place, &thing);
+            OrderOut::Lost { thing, held } => self.stopped_here(place, &thing, held),
+            OrderOut::Moved { thing, to: Some((to, epoch)) } => {
+                self.stopped_here(place, &thing, epoch);
                 self.crash_at(Step::AfterMoved, place, Some(to.session));
             }
             OrderOut::Moved { thing, to: None } => {

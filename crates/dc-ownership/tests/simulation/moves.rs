@@ -131,11 +131,11 @@ impl World {
         if Self::has_state(thing) { vec![state] } else { Vec::new() }
     }
 
-    pub(crate) fn stopped_here(&mut self, place: usize, thing: &Thing) {
+    pub(crate) fn stopped_here(&mut self, place: usize, thing: &Thing, epoch: Epoch) {
         let node = &mut self.nodes[place];
         node.quiet.remove(thing);
         node.counters.remove(thing);
-        node.parcels.drop_of(thing);
+        node.parcels.drop_up_to(thing, epoch);
         if let Thing::Name(name) = thing {
             node.running.remove(name);
         }
@@ -177,10 +177,10 @@ impl World {
             self.for_node(place, after, Event::Input(Input::Answered { token, answer }));
             return;
         }
-        // Later than anybody waits for it.
+        // When nobody waits for it any more: during the next attempt, or long after.
         let late = fate < 5;
-        let ttl = u64::try_from(TTL.as_nanos()).unwrap_or(u64::MAX);
-        let after = if late { ttl + self.rng.random_range(0..15 * SECOND) } else { self.latency() };
+        let most = if fate < 3 { 3 * SECOND } else { 25 * SECOND };
+        let after = if late { self.rng.random_range(SECOND / 4..most) } else { self.latency() };
         if late {
             self.count("offers_late");
             // The link was replaced: the caller hears of it, and what was on it still arrives.
