@@ -264,6 +264,11 @@ impl Core {
     fn round(&mut self, now: Instant) {
         self.timers.at(now + self.options.ttl() / 4, Timer::Round);
         self.live_stale = true;
+        if self.frozen_until.is_some_and(|until| until <= now) {
+            // What was due in the meantime was looked at in vain.
+            self.frozen_until = None;
+            self.wake_all(now);
+        }
         self.rebalance(now);
         self.wake_orphans(now);
         let kinds: Vec<String> = self.kinds.keys().cloned().collect();
