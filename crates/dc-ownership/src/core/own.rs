@@ -174,6 +174,7 @@ impl Core {
                 self.live_stale = true;
                 self.out.effects.push(Effect::Present(Some((lease, holder))));
                 self.event(OwnershipEvent::SessionOpened { session: id });
+                self.given_while_opening(id, now);
                 self.check_ready(now);
             }
             Own::Open(open) => {
@@ -196,6 +197,18 @@ impl Core {
             }
         }
         self.timers.at(now, Timer::Own);
+    }
+
+    /// Others could see the session before this node knew that it is open, and may have given it something.
+    fn given_while_opening(&mut self, id: SessionId, now: Instant) {
+        let units: Vec<Unit> = self.named.get(&id).into_iter().flatten().cloned().collect();
+        for unit in units {
+            for (thing, owner) in self.entries_of(&unit) {
+                if owner.session == id {
+                    self.reconcile(&thing, Some(&owner), false, now);
+                }
+            }
+        }
     }
 
     /// A write of the session was answered; what it showed was seen already.

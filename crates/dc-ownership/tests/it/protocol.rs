@@ -29,11 +29,17 @@ struct Rig {
     done: Vec<OpDone>,
     /// Removals are answered with a version just above what they removed, wherever the store is.
     removals_low: bool,
+    /// Answers to writes of sessions are kept back, if any.
+    kept_back: Option<Vec<(u64, Version)>>,
 }
 
 impl Rig {
     /// It has seen `documents`, and has a session.
     fn new(documents: &[(&str, Value)]) -> Self {
+        Self::started(documents, false)
+    }
+
+    fn started(documents: &[(&str, Value)], keep_back: bool) -> Self {
         let clock = ManualClock::new();
         let setup = Setup {
             me: Me { node: NodeId(1), data_center: dc("us-1"), endpoint: "10.0.0.1:7946".parse().expect("legal") },
@@ -48,7 +54,8 @@ impl Rig {
         let begun = clock.now();
         let core = Core::new(setup, begun);
         let (written, done) = (BTreeMap::new(), Vec::new());
-        let mut rig = Self { core, clock, revision: 100, begun, written, done, removals_low: false };
+        let mut rig = Self { core, clock, revision: 100, begun, written, done, removals_low: false, kept_back: None };
+        rig.kept_back = keep_back.then(Vec::new);
         rig.carry_out();
         for (prefix, start) in ["s/", "g/", "n/", "k/"].into_iter().enumerate() {
             rig.put(Input::ReplayBegun { generation: 0, prefix });
@@ -98,6 +105,10 @@ impl Rig {
                             && self.removals_low
                         {
                             version = Version::new(removed.store, removed.revision + 1);
+                        }
+                        if let Some(kept) = self.kept_back.as_mut().filter(|_| request.key.as_str().starts_with("s/")) {
+                            kept.push((request.id, version));
+                            continue;
                         }
                         let now = self.clock.now();
                         self.core.put(Input::Written { request: request.id, result: Written::Done(version) }, now);
@@ -179,6 +190,23 @@ fn g4_a_tombstone_that_was_seen_before_an_entry_told_its_ttl_is_waited_for_no_lo
     rig.run(2 * TTL);
     let (claimed, _) = rig.written["n/x"];
     assert!((TTL..TTL + TTL / 2).contains(&claimed), "{claimed:?}");
+}
+
+#[test]
+fn g4_what_others_gave_to_a_session_before_its_node_knew_that_it_is_open_is_taken_up() {
+    let mut rig = Rig::started(&[], true);
+    let session = rig.written.keys().next().and_then(|key| key.strip_prefix("s/")).expect("it opens one").to_owned();
+    rig.revision += 1;
+    let mut document = named(Some(10_000));
+    document["session"] = session.as_str().into();
+    let document = rig.document("n/x", &document);
+    rig.put(Input::Put { generation: 0, document });
+    assert_eq!(rig.core.owned(), 0, "it does not know");
+    for (request, version) in rig.kept_back.take().unwrap_or_default() {
+        rig.put(Input::Written { request, result: Written::Done(version) });
+    }
+    rig.run(TTL / 2);
+    assert_eq!((rig.core.owned(), rig.core.stats().titles), (1, 1));
 }
 
 #[test]

@@ -129,10 +129,11 @@ impl World {
             OrderOut::Adopt { entry, title, token, .. } => {
                 let name = entry.spec.name.clone();
                 let well = !self.breaks() || self.rng.random_bool(0.9);
+                let epoch = title.epoch();
                 self.start(place, &name, title);
                 self.count("adoptions");
                 let after = self.latency();
-                self.for_node(place, after, Event::Adopted(token, name, well));
+                self.for_node(place, after, Event::Adopted(token, name, epoch, well));
             }
         }
     }

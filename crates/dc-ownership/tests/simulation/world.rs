@@ -43,7 +43,7 @@ pub(crate) enum Event {
     Input(Input),
     Offered(Offered),
     Claim(String),
-    Adopted(u64, String, bool),
+    Adopted(u64, String, Epoch, bool),
     Act,
     Expire,
     Resume,
@@ -319,8 +319,10 @@ impl World {
                     self.claim(place, &name);
                 }
             }
-            Event::Adopted(token, name, well) => {
-                if !well {
+            Event::Adopted(token, name, epoch, well) => {
+                // It may have been lost, and come back, since.
+                let same = self.nodes[place].running.get(&name).is_some_and(|title| title.epoch() == epoch);
+                if !well && same {
                     self.nodes[place].running.remove(&name);
                 }
                 let answer = if well { Ok(()) } else { Err("on purpose".to_owned()) };
