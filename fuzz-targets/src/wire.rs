@@ -10,6 +10,9 @@ use prost::Message;
 /// The version whose files today's encoders write.
 pub const VERSION: &str = "v1";
 
+/// Reads bytes as one kind of thing: what was read, for people, and the bytes it is written as again.
+pub type Reader = Box<dyn Fn(&[u8]) -> Option<(String, Vec<u8>)>>;
+
 /// One thing that is written.
 pub struct Sample {
     /// `area/name`.
@@ -18,8 +21,8 @@ pub struct Sample {
     pub shown: String,
     /// What this build writes.
     pub bytes: Vec<u8>,
-    /// Reads any bytes as this kind of thing: what was read, for people, and the bytes it is written as again.
-    pub read: Box<dyn Fn(&[u8]) -> Option<(String, Vec<u8>)>>,
+    /// Reads any bytes as this kind of thing.
+    pub read: Reader,
     /// Whether the same value is always written as the same bytes. A seal is not.
     pub deterministic: bool,
 }

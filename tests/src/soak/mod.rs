@@ -4,7 +4,7 @@
 //! library only what its users see.
 //!
 //! Reading order: [`options`], [`driver`] (the course of a run), [`chaos`] (what is done when), [`checker`] (what must
-//! not be), [`flat`] (what counts as growth); then [`node`] and [`load`] (what nodes do), [`record`] (what they write
+//! not be), [`flat`] (what counts as growth); then [`node`] and `load` (what nodes do), [`record`] (what they write
 //! down), [`proxy`] (what is between them).
 
 mod actors;
