@@ -77,6 +77,12 @@ pub const TARGETS: &[Target] = &[
         run: dc_actor::fuzzing::payload,
         seeds: seeds::payloads,
     },
+    Target {
+        name: "ownership",
+        about: "documents of ownership, alone and shown to a node: refused, or read back; the node goes on",
+        run: dc_ownership::fuzzing::ownership,
+        seeds: dc_ownership::fuzzing::scripts,
+    },
 ];
 
 /// The target of that name.

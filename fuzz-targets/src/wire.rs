@@ -32,7 +32,7 @@ pub fn directory(version: &str) -> PathBuf {
     crate::root().join("tests/wire").join(version)
 }
 
-/// Every frame, first frame, datagram, directory message, record, intent and actor body of this version.
+/// Every frame, first frame, datagram, directory message, stored document and actor body of this version.
 pub fn samples() -> Vec<Sample> {
     let mut samples = Vec::new();
     links(&mut samples);
@@ -111,6 +111,10 @@ fn gossip(samples: &mut Vec<Sample>) {
 
 fn stored(samples: &mut Vec<Sample>) {
     use dc_controlplane::codec::{decode_intent, decode_record, encode_intent, encode_record};
+    for (name, _, document) in dc_ownership::fuzzing::samples() {
+        let read = move |bytes: &[u8]| dc_ownership::fuzzing::read_sample(name, bytes);
+        add(samples, format!("stored/{name}"), document.into(), read);
+    }
     for (name, document) in crate::records::samples() {
         add(samples, format!("stored/{name}"), document, move |bytes| {
             if name.starts_with("record") {

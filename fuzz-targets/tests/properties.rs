@@ -109,6 +109,11 @@ fn r8_bodies_about_actors_are_refused_or_read_back() {
     holds("payloads");
 }
 
+#[test]
+fn g3_no_document_of_strangers_stops_a_node() {
+    holds("ownership");
+}
+
 /// Every target has its program for cargo-fuzz, its seeds, and its test here.
 #[test]
 fn every_target_is_fuzzed_and_tested() {

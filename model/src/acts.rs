@@ -16,46 +16,6 @@ impl State {
         let node = &mut self.nodes[number];
         let (me, title) = (node.open().unwrap_or_default(), node.title);
         match (action, title) {
-            (Action::Open(_), _) => {
-                let id = match node.session {
-                    Life::Opening(id) => id,
-                    _ => {
-                        node.opened += 1;
-                        session(number, node.opened - 1)
-                    }
-                };
-                node.session = Life::Opening(id);
-                node.given_up = 0;
-                self.ask(number, Ask::Open { id, sent: 0 });
-            }
-            (Action::Renew(_), _) => {
-                if let Life::Open { id, version, .. } = node.session {
-                    self.ask(number, Ask::Renew { id, base: version, sent: 0 });
-                }
-            }
-            (Action::BuryOwn(_), _) => {
-                if let Life::Lost(id) = node.session {
-                    let base = self.store.sessions[usize::from(id)].version();
-                    self.ask(number, Ask::Bury { id, base, proved: true });
-                }
-            }
-            (Action::Watch(_, id), _) => {
-                if let Some((watch, proof)) = self.after_watching(config, number, id) {
-                    let node = &mut self.nodes[number];
-                    (node.watch, node.proof) = (watch, proof);
-                }
-            }
-            (Action::Bury(_), _) => {
-                if let Some(id) = self.store.entry().owner {
-                    let (base, proved) = match node.watch {
-                        Some(Watch { session, seen: Seen::Alive(version), .. }) if session == id => {
-                            (Some(version), true)
-                        }
-                        _ => (None, config.lacks(Plant::AbsenceProves)),
-                    };
-                    self.ask(number, Ask::Bury { id, base, proved });
-                }
-            }
             (Action::Claim(_), _) => {
                 let entry = self.store.entry();
                 let epoch = match entry.owner {
@@ -102,6 +62,54 @@ impl State {
                 node.given_up = epoch;
                 node.title = Title::Releasing { epoch };
                 self.write(number, None, 0, Why::Release);
+            }
+            _ => self.tend(config, number, me, action),
+        }
+    }
+
+    /// What a node does about sessions, its own and others.
+    fn tend(&mut self, config: &Config, number: usize, me: Session, action: Action) {
+        let node = &mut self.nodes[number];
+        match action {
+            Action::Open(_) => {
+                let id = match node.session {
+                    Life::Opening(id) => id,
+                    _ => {
+                        node.opened += 1;
+                        session(number, node.opened - 1)
+                    }
+                };
+                node.session = Life::Opening(id);
+                node.given_up = 0;
+                self.ask(number, Ask::Open { id, sent: 0 });
+            }
+            Action::Renew(_) => {
+                if let Life::Open { id, version, .. } = node.session {
+                    self.ask(number, Ask::Renew { id, base: version, sent: 0 });
+                }
+            }
+            Action::BuryOwn(_) => {
+                if let Life::Lost(id) = node.session {
+                    let base = self.store.sessions[usize::from(id)].version();
+                    self.ask(number, Ask::Bury { id, base, proved: true });
+                }
+            }
+            Action::Watch(_, id) => {
+                if let Some((watch, proof)) = self.after_watching(config, number, id) {
+                    let node = &mut self.nodes[number];
+                    (node.watch, node.proof) = (watch, proof);
+                }
+            }
+            Action::Bury(_) => {
+                if let Some(id) = self.store.entry().owner {
+                    let (base, proved) = match node.watch {
+                        Some(Watch { session, seen: Seen::Alive(version), .. }) if session == id => {
+                            (Some(version), true)
+                        }
+                        _ => (None, config.lacks(Plant::AbsenceProves)),
+                    };
+                    self.ask(number, Ask::Bury { id, base, proved });
+                }
             }
             _ => self.work(config, number, me, action),
         }

@@ -147,22 +147,7 @@ impl State {
     fn actions_of(&self, config: &Config, number: usize, actions: &mut Vec<Action>) {
         let (node, entry) = (&self.nodes[number], self.store.entry());
         let free = !self.waits(number);
-        match node.session {
-            Life::None | Life::Lost(_) if free && node.opened < config.sessions => actions.push(Action::Open(number)),
-            Life::Opening(_) if free => actions.push(Action::Open(number)),
-            // Nobody watches a session that owns nothing; twice in a tick is once, but after a claim.
-            Life::Open { sent, .. }
-                if free && node.title != Title::None && (sent > 0 || matches!(node.title, Title::Claimed { .. })) =>
-            {
-                actions.push(Action::Renew(number));
-            }
-            _ => {}
-        }
-        if let Life::Lost(_) = node.session
-            && free
-        {
-            actions.push(Action::BuryOwn(number));
-        }
+        self.session_actions(config, number, actions);
         if let Some((_, epoch, _)) = node.work {
             debug_assert!(epoch > 0);
             actions.push(Action::Finish(number));
@@ -214,6 +199,27 @@ impl State {
                 actions.push(Action::Release(number));
             }
             _ => {}
+        }
+    }
+
+    fn session_actions(&self, config: &Config, number: usize, actions: &mut Vec<Action>) {
+        let node = &self.nodes[number];
+        let free = !self.waits(number);
+        match node.session {
+            Life::None | Life::Lost(_) if free && node.opened < config.sessions => actions.push(Action::Open(number)),
+            Life::Opening(_) if free => actions.push(Action::Open(number)),
+            // Nobody watches a session that owns nothing; twice in a tick is once, but after a claim.
+            Life::Open { sent, .. }
+                if free && node.title != Title::None && (sent > 0 || matches!(node.title, Title::Claimed { .. })) =>
+            {
+                actions.push(Action::Renew(number));
+            }
+            _ => {}
+        }
+        if let Life::Lost(_) = node.session
+            && free
+        {
+            actions.push(Action::BuryOwn(number));
         }
     }
 

@@ -4,15 +4,20 @@
 //! Owns how they are started, spoken to, hurt and cleaned up. Knows of actors
 //! only what [`actors`] defines. Waits are for events, with a bound.
 //!
-//! Reading order: [`node::NodeProcess`], [`protocol`], [`servers`], [`proxy`].
+//! Reading order: [`node::NodeProcess`], [`protocol`], [`servers`], [`proxy`], [`network`].
 
 pub mod actors;
 pub mod clock;
 pub mod counters;
+pub mod distance;
+pub mod launch;
 pub mod ledger;
+pub mod load;
+pub mod network;
 pub mod node;
 pub mod protocol;
 pub mod proxy;
+pub mod rng;
 pub mod servers;
 pub mod soak;
 

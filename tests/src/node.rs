@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     eventually,
+    launch::Launch,
     protocol::{Answer, Command, Failure, Line, Question, Status},
 };
 
@@ -59,6 +60,9 @@ impl Default for Times {
     }
 }
 
+/// How long a node may take to start: over long ways, many round trips.
+const START: Duration = Duration::from_secs(30);
+
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, Failure>>>>>;
 
 /// A running node. Dropping it kills the process.
@@ -97,13 +101,36 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 impl NodeProcess {
-    /// Starts a node and waits until it takes links, at most 15 s.
+    /// Starts a node and waits until it takes links, at most 30 s.
     ///
     /// # Errors
     ///
     /// What went wrong, with the process's last words on standard error.
     pub async fn start(label: &str, spec: &NodeSpec) -> anyhow::Result<Self> {
-        let mut process = Process::new(binary("multidc-node")?);
+        Self::launched(label, spec, &Launch::default()).await
+    }
+
+    /// As [`start`](Self::start), with something before and around the process.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn launched(label: &str, spec: &NodeSpec, launch: &Launch) -> anyhow::Result<Self> {
+        Self::launched_as(label, spec, launch, |_| {}).await
+    }
+
+    /// As [`launched`](Self::launched); the process's number is told before it can do anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn launched_as(
+        label: &str,
+        spec: &NodeSpec,
+        launch: &Launch,
+        on_pid: impl FnOnce(u32),
+    ) -> anyhow::Result<Self> {
+        let mut process = Process::from(launch.command(&binary("multidc-node")?));
         process.args(["--system", &spec.system, "--dc", &spec.dc, "--control-plane", &spec.plane]);
         if let Some(region) = &spec.region {
             process.args(["--region", region]);
@@ -123,6 +150,7 @@ impl NodeProcess {
             process.stderr(Stdio::piped());
         }
         let mut child = process.spawn().context("starting multidc-node")?;
+        child.id().map(on_pid);
         let (lines, mut first) = broadcast::channel(1024);
         let waiting: Waiting = Arc::default();
         let (gone_tx, gone) = watch::channel(false);
@@ -133,12 +161,12 @@ impl NodeProcess {
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(keep_lines(BufReader::new(stderr), lines.clone()));
         }
-        let Ok(Ok((addr, node))) = tokio::time::timeout(Duration::from_secs(15), started).await else {
+        let Ok(Ok((addr, node))) = tokio::time::timeout(START, started).await else {
             let mut said = Vec::new();
             while let Ok(line) = first.try_recv() {
                 said.push(line);
             }
-            bail!("{label} did not start within 15 s; it said:\n{}", said.join("\n"));
+            bail!("{label} did not start within {START:?}; it said:\n{}", said.join("\n"));
         };
         let label = label.to_owned();
         Ok(Self { label, addr, node, child, stdin, next: AtomicU64::new(1), waiting, lines, gone })
@@ -155,6 +183,15 @@ impl NodeProcess {
     ///
     /// The process is gone, or does not answer.
     pub async fn ask(&self, ask: Command) -> anyhow::Result<Result<Answer, Failure>> {
+        self.ask_within(ask, Duration::from_secs(30)).await
+    }
+
+    /// As [`ask`](Self::ask), with another bound.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask).
+    pub async fn ask_within(&self, ask: Command, bound: Duration) -> anyhow::Result<Result<Answer, Failure>> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         self.waiting.lock().expect("no panic while held").insert(id, answer);
@@ -166,7 +203,7 @@ impl NodeProcess {
             anyhow::Ok(answered.await?)
         };
         tokio::select! {
-            talked = tokio::time::timeout(Duration::from_secs(30), talk) => {
+            talked = tokio::time::timeout(bound, talk) => {
                 talked.with_context(|| format!("{} does not answer {ask:?}", self.label))?
             }
             _ = gone.wait_for(|gone| *gone) => bail!("{} is gone", self.label),

@@ -131,6 +131,13 @@ pub enum Command {
         /// The ask's bound, in milliseconds.
         timeout_ms: u64,
     },
+    /// Watch a worker, or a counter by its global name; what is told is event lines, `watch NAME: ..`.
+    Watch {
+        /// The name.
+        name: String,
+        /// Whether it is a global one.
+        global: bool,
+    },
     /// Drain the datacenter; each step of its progress is an event line. Answered when it has ended.
     Drain {
         /// Why.
@@ -138,6 +145,8 @@ pub enum Command {
     },
     /// What has happened to the node's part in global ownership.
     OwnershipStats,
+    /// Its wall clock.
+    WallClock,
     /// Leave in order.
     Shutdown,
 }
@@ -185,6 +194,8 @@ pub enum Answer {
     Drained(bool),
     /// Names and counts.
     Stats(Vec<(String, u64)>),
+    /// Seconds since 1970.
+    WallClock(u64),
 }
 
 /// How a worker answers.

@@ -4,7 +4,7 @@
 //! xtask test` sets both. A missing server is a failure, never a skipped test.
 
 use std::{
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -18,7 +18,7 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit},
 };
 
-use crate::eventually;
+use crate::{eventually, launch::Launch, network::Place};
 
 /// Finds a server's binary.
 ///
@@ -80,6 +80,7 @@ pub(crate) fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
 /// One server process, which can be started again on its data.
 #[derive(Debug)]
 pub struct Server {
+    launch: Launch,
     binary: PathBuf,
     args: Vec<String>,
     ready: Ready,
@@ -107,7 +108,9 @@ impl Server {
     fn launch(&mut self) -> anyhow::Result<()> {
         self.kill()?;
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.binary)
+        let child = self
+            .launch
+            .command(&self.binary)
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -203,6 +206,25 @@ pub struct Store {
     _turn: SemaphorePermit<'static>,
 }
 
+/// Where the servers of a store run. By default as they are, on loopback.
+#[derive(Clone, Debug)]
+pub struct At {
+    address: Ipv4Addr,
+    launch: Launch,
+}
+
+impl Default for At {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST, launch: Launch::default() }
+    }
+}
+
+impl From<&Place> for At {
+    fn from(place: &Place) -> Self {
+        Self { address: place.address(), launch: place.launch() }
+    }
+}
+
 /// A test with a store is a test with many processes: two at once are enough for two cores, whatever number of
 /// threads the test runner uses.
 static TURNS: Semaphore = Semaphore::const_new(2);
@@ -230,39 +252,50 @@ impl Store {
     ///
     /// No binary, or it does not start.
     pub async fn nats(nodes: usize) -> anyhow::Result<Self> {
-        match Self::try_nats(nodes).await {
+        Self::nats_at(nodes, &At::default()).await
+    }
+
+    /// As [`nats`](Self::nats), with its servers there.
+    ///
+    /// # Errors
+    ///
+    /// As [`nats`](Self::nats).
+    pub async fn nats_at(nodes: usize, at: &At) -> anyhow::Result<Self> {
+        match Self::try_nats(nodes, at).await {
             // A port was taken meanwhile, most likely.
-            Err(_) => Self::try_nats(nodes).await,
+            Err(_) => Self::try_nats(nodes, at).await,
             started => started,
         }
     }
 
-    async fn try_nats(nodes: usize) -> anyhow::Result<Self> {
+    async fn try_nats(nodes: usize, at: &At) -> anyhow::Result<Self> {
+        let At { address, launch } = at;
         let binary = server_binary("NATS_SERVER_BIN", "nats-server")?;
         let turn = turn().await?;
         let dir = tempfile::tempdir()?;
         let ports: Vec<[u16; 3]> = ports(nodes)?;
-        let routes: Vec<String> = ports.iter().map(|[_, _, route]| format!("nats-route://127.0.0.1:{route}")).collect();
+        let routes: Vec<String> = ports.iter().map(|[_, _, route]| format!("nats-route://{address}:{route}")).collect();
         let mut servers = Vec::new();
         for (n, [client, monitor, route]) in ports.iter().enumerate() {
             let data = dir.path().join(format!("nats-{n}"));
             let mut args = vec![
                 "-js".into(),
-                "-a=127.0.0.1".into(),
+                format!("-a={address}"),
                 format!("-p={client}"),
                 format!("-m={monitor}"),
                 format!("-sd={}", data.display()),
                 format!("-n=n{n}"),
             ];
             if nodes > 1 {
-                args.extend(["--cluster_name=multidc".into(), format!("--cluster=nats://127.0.0.1:{route}")]);
-                args.push(format!("--routes={}", routes.join(",")));
+                args.extend(["--cluster_name=multidc".into(), format!("--cluster=nats://{address}:{route}")]);
+                // Clients go where they were told to, also where that is a proxy.
+                args.extend([format!("--routes={}", routes.join(",")), "--no_advertise=true".into()]);
             }
-            let ready = Ready { addr: format!("127.0.0.1:{monitor}"), path: "/healthz" };
+            let ready = Ready { addr: format!("{address}:{monitor}"), path: "/healthz" };
             let log = dir.path().join(format!("nats-{n}.log"));
-            servers.push(Server { binary: binary.clone(), args, ready, child: None, log });
+            servers.push(Server { launch: launch.clone(), binary: binary.clone(), args, ready, child: None, log });
         }
-        let hosts: Vec<String> = ports.iter().map(|[client, ..]| format!("127.0.0.1:{client}")).collect();
+        let hosts: Vec<String> = ports.iter().map(|[client, ..]| format!("{address}:{client}")).collect();
         let query = if nodes > 1 { "?replicas=3" } else { "" };
         let url = format!("nats://{}{query}", hosts.join(","));
         Self { url, servers, dir, _turn: turn }.started().await
@@ -274,41 +307,51 @@ impl Store {
     ///
     /// No binary, or it does not start.
     pub async fn etcd(nodes: usize) -> anyhow::Result<Self> {
-        match Self::try_etcd(nodes).await {
+        Self::etcd_at(nodes, &At::default()).await
+    }
+
+    /// As [`etcd`](Self::etcd), with its servers there.
+    ///
+    /// # Errors
+    ///
+    /// As [`etcd`](Self::etcd).
+    pub async fn etcd_at(nodes: usize, at: &At) -> anyhow::Result<Self> {
+        match Self::try_etcd(nodes, at).await {
             // A port was taken meanwhile, most likely.
-            Err(_) => Self::try_etcd(nodes).await,
+            Err(_) => Self::try_etcd(nodes, at).await,
             started => started,
         }
     }
 
-    async fn try_etcd(nodes: usize) -> anyhow::Result<Self> {
+    async fn try_etcd(nodes: usize, at: &At) -> anyhow::Result<Self> {
+        let At { address, launch } = at;
         let binary = server_binary("ETCD_BIN", "etcd")?;
         let turn = turn().await?;
         let dir = tempfile::tempdir()?;
         let ports: Vec<[u16; 3]> = ports(nodes)?;
         let peers: Vec<String> =
-            ports.iter().enumerate().map(|(n, [_, peer, _])| format!("n{n}=http://127.0.0.1:{peer}")).collect();
+            ports.iter().enumerate().map(|(n, [_, peer, _])| format!("n{n}=http://{address}:{peer}")).collect();
         let mut servers = Vec::new();
         for (n, [client, peer, _]) in ports.iter().enumerate() {
             let data = dir.path().join(format!("etcd-{n}"));
             let args = vec![
                 format!("--name=n{n}"),
                 format!("--data-dir={}", data.display()),
-                format!("--listen-client-urls=http://127.0.0.1:{client}"),
-                format!("--advertise-client-urls=http://127.0.0.1:{client}"),
-                format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
-                format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
+                format!("--listen-client-urls=http://{address}:{client}"),
+                format!("--advertise-client-urls=http://{address}:{client}"),
+                format!("--listen-peer-urls=http://{address}:{peer}"),
+                format!("--initial-advertise-peer-urls=http://{address}:{peer}"),
                 format!("--initial-cluster={}", peers.join(",")),
                 format!("--initial-cluster-token=t{}", ports[0][1]),
                 "--heartbeat-interval=50".into(),
                 "--election-timeout=500".into(),
                 "--log-level=warn".into(),
             ];
-            let ready = Ready { addr: format!("127.0.0.1:{client}"), path: "/health" };
+            let ready = Ready { addr: format!("{address}:{client}"), path: "/health" };
             let log = dir.path().join(format!("etcd-{n}.log"));
-            servers.push(Server { binary: binary.clone(), args, ready, child: None, log });
+            servers.push(Server { launch: launch.clone(), binary: binary.clone(), args, ready, child: None, log });
         }
-        let hosts: Vec<String> = ports.iter().map(|[client, ..]| format!("127.0.0.1:{client}")).collect();
+        let hosts: Vec<String> = ports.iter().map(|[client, ..]| format!("{address}:{client}")).collect();
         let url = format!("etcd://{}", hosts.join(","));
         Self { url, servers, dir, _turn: turn }.started().await
     }
@@ -340,6 +383,61 @@ impl Store {
     /// The operating system refused.
     pub fn kill_all(&mut self) -> anyhow::Result<()> {
         self.servers.iter_mut().try_for_each(Server::kill)
+    }
+
+    /// Where its servers listen, in their order.
+    ///
+    /// # Errors
+    ///
+    /// It has no servers.
+    pub fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        let (_, hosts, _) = self.parts()?;
+        hosts.split(',').map(|host| host.parse().with_context(|| format!("{} has servers", self.url))).collect()
+    }
+
+    /// Its URL with others in the place of its servers: proxies.
+    ///
+    /// # Errors
+    ///
+    /// It has no servers.
+    pub fn url_via(&self, instead: &[SocketAddr]) -> anyhow::Result<String> {
+        let (scheme, _, query) = self.parts()?;
+        let hosts: Vec<String> = instead.iter().map(SocketAddr::to_string).collect();
+        Ok(format!("{scheme}://{}{query}", hosts.join(",")))
+    }
+
+    /// Scheme, hosts, and the query with its question mark.
+    fn parts(&self) -> anyhow::Result<(&str, &str, &str)> {
+        let (scheme, rest) = self.url.split_once("://").context("a URL")?;
+        let (hosts, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+        Ok((scheme, hosts, query))
+    }
+
+    /// Which of its servers decides about writes now: the leader of etcd, or, in NATS, of the bucket's stream.
+    ///
+    /// # Errors
+    ///
+    /// It is between two leaders, or no server says who it is.
+    pub async fn leader(&self) -> anyhow::Result<usize> {
+        let nats = self.url.starts_with("nats");
+        for (n, server) in self.servers.iter().enumerate() {
+            let leads = if nats {
+                let answer = server.http_get("/jsz?accounts=true&streams=true").await?;
+                let (_, body) = answer.split_once("\r\n\r\n").context("a body")?;
+                let jsz: serde_json::Value = serde_json::from_str(body)?;
+                let accounts = jsz["account_details"].as_array().into_iter().flatten();
+                let mut streams =
+                    accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
+                streams.any(|stream| stream["name"] == "KV_multidc" && stream["cluster"]["leader"] == format!("n{n}"))
+            } else {
+                let metrics = server.http_get("/metrics").await?;
+                metrics.lines().any(|line| line == "etcd_server_is_leader 1")
+            };
+            if leads {
+                return Ok(n);
+            }
+        }
+        bail!("no server of {} leads", self.url)
     }
 
     /// Where the data lies.

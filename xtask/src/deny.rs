@@ -26,6 +26,11 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     process::run(command.args(["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))
 }
 
+/// Installs cargo-deny, if it is not here.
+pub(crate) fn install(workspace: &Workspace) -> Result<()> {
+    find_or_install(workspace).map(drop)
+}
+
 fn find_or_install(workspace: &Workspace) -> Result<PathBuf> {
     let tools = workspace.target.join("tools");
     let ours = tools.join("bin/cargo-deny");

@@ -14,7 +14,7 @@ use crate::workspace::Workspace;
 
 const LIST: &str = "docs/guarantees.md";
 /// Where tests live.
-const PLACES: [&str; 3] = ["crates", "tests", "examples"];
+const PLACES: [&str; 4] = ["crates", "tests", "examples", "simulation"];
 const NOT_YET: &str = "(not yet)";
 
 /// Compares the list with the names of the tests.

@@ -12,8 +12,16 @@ const LAYERS: &[&[&str]] = &[
     &["dc-nats", "dc-etcd", "dc-sqlite", "dc-cache", "dc-placement", "dc-remoting"],
     &["dc-cluster", "dc-controller", "dc-ownership"],
     &["dc-actor"],
-    &["multidc"],
-    &["dcctl", "multidc-tests", "multidc-examples", "multidc-fuzz-targets", "multidc-model", "xtask"],
+    &["multidc", "multidc-ledger"],
+    &[
+        "dcctl",
+        "multidc-tests",
+        "multidc-simulation",
+        "multidc-examples",
+        "multidc-fuzz-targets",
+        "multidc-model",
+        "xtask",
+    ],
 ];
 
 /// Uses none of our crates, so that it runs on a tree that does not compile.

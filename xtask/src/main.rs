@@ -99,7 +99,11 @@ enum Task {
     /// Check what each feature brings, that each crate compiles alone, and who needs protoc.
     Features,
     /// Check third parties: one door each, licenses, sources, duplicate versions.
-    Deny,
+    Deny {
+        /// Only install cargo-deny, if it is not here.
+        #[arg(long)]
+        install: bool,
+    },
     /// Check that docs/dependencies.md accounts for each third party that a manifest names.
     Dependencies,
     /// Check the ownership protocol of docs/ownership.md in every order of events, within bounds.
@@ -135,13 +139,15 @@ enum Task {
     ///
     /// After that, plain `cargo test -p dc-nats` finds its server.
     Servers,
-    /// Run whole systems of the ownership core under simulated time, and break what can break.
+    /// Run ownership under simulated time, and break what can break: its core alone, or whole systems.
     ///
     /// Three datacenters, a store that keeps its contract and nothing more, clocks that differ by 10 %; nodes crash and
     /// pause, answers get lost. Checked after each step: one owner, rising epochs, nothing acknowledged is lost by a
-    /// move; and that everything has its owner again at the end. A small part of it is a test of `dc-ownership`.
+    /// move; and that everything has its owner again at the end. With `--whole` the nodes are real ones, with links, gossip,
+    /// routing tables and actors, over a simulated network: slower by far, and closer to what runs. A small part of
+    /// both are tests, of `dc-ownership` and `multidc-simulation`. docs/simulation.md has more.
     #[command(
-        after_help = "Examples:\n  cargo xtask sim --seeds 10000\n  cargo xtask sim --seeds 1000 --loses\n  cargo xtask sim --seeds 1 --from 4711    # the same run, once more"
+        after_help = "Examples:\n  cargo xtask sim --seeds 10000\n  cargo xtask sim --seeds 1000 --loses\n  cargo xtask sim --seeds 1 --from 4711      # the same run, once more\n  cargo xtask sim --whole --seeds 200\n  cargo xtask sim --whole --seed 4711        # the same run, told as a story\n  cargo xtask sim --whole --plant skip-margin # a bug on purpose: it must be found"
     )]
     Sim(sim::Options),
     /// Hurt three datacenters of nine processes under load, and follow every message.
@@ -151,9 +157,9 @@ enum Task {
     Soak(soak::Options),
     /// Measure, each figure beside its floor from the same run; all, or those named.
     ///
-    /// `failover` only where it is named: it takes minutes.
+    /// `failover`, `steady`, `idle` and `drain` only where they are named: they take minutes. docs/benchmarks.md has figures.
     #[command(
-        after_help = "Examples:\n  cargo xtask bench asks tells\n  cargo xtask bench failover --runs 30 --control-plane etcd --fast"
+        after_help = "Examples:\n  cargo xtask bench asks tells\n  cargo xtask bench failover --runs 30 --control-plane etcd --fast\n  cargo xtask bench failover --runs 30 --control-plane nats --far\n  cargo xtask bench steady --minutes 30 --control-plane etcd\n  cargo xtask bench idle --minutes 2 --control-plane nats\n  cargo xtask bench drain --control-plane etcd"
     )]
     Bench {
         /// Which, all if none is named; and their options, as `bench -- --help` lists them.
@@ -187,7 +193,8 @@ fn run(task: Task) -> Result<()> {
         Task::Lint => lint::check(&workspace),
         Task::Docs => lint::docs(&workspace),
         Task::Features => features::check(&workspace),
-        Task::Deny => deny::check(&workspace),
+        Task::Deny { install: true } => deny::install(&workspace),
+        Task::Deny { install: false } => deny::check(&workspace),
         Task::Dependencies => dependencies::check(&workspace),
         Task::Model { large } => model::run(&workspace, large),
         Task::Fuzz { target, minutes, write_seeds, write_wire } => {

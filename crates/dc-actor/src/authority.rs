@@ -74,7 +74,7 @@ impl Authority {
         let rights = self.rights(who);
         match wish {
             Wish::LookUp => rights.look_up,
-            Wish::Find(kind) => rights.calls.get(kind).is_some(),
+            Wish::Find(kind) | Wish::Watch(kind) => rights.calls.get(kind).is_some(),
             Wish::Call { kind, message } => rights.calls.get(kind).is_some_and(|messages| messages.allows(message)),
             Wish::Spawn(kind) => rights.spawns.allows(kind),
             Wish::TakeOver(kind) => rights.takes_over.allows(kind),
@@ -163,13 +163,13 @@ impl Rights {
         self
     }
 
-    /// May send every message of `A` to actors of that kind, and have its grains made active.
+    /// May send every message of `A` to actors of that kind, watch them, and have its grains made active.
     #[must_use]
     pub fn call<A: RemoteActor>(self) -> Self {
         self.call_kind(A::KIND)
     }
 
-    /// May send messages of type `M` to actors of kind `A`, and have its grains made active.
+    /// May send messages of type `M` to actors of kind `A`, watch these, and have its grains made active.
     #[must_use]
     pub fn call_message<A: Handles<M>, M: RemoteMessage>(self) -> Self {
         self.call_message_of(A::KIND, M::NAME)
@@ -203,7 +203,7 @@ impl Rights {
     }
 
     /// May be handed the state of what this datacenter owns of kind `A`, and hand over its own with state (global names
-    /// and grains). What has no state moves by the store alone: who may write there may claim.
+    /// and grains); may say where grains of it are to live ([`GrainRef::place_in`](crate::GrainRef::place_in)). What has no state moves by the store alone: who may write there may claim.
     #[must_use]
     pub fn take_over<A: RemoteActor>(self) -> Self {
         self.take_over_kind(A::KIND)
@@ -236,6 +236,8 @@ pub(crate) enum Wish<'a> {
     LookUp,
     /// Find a grain of this kind, and make it active.
     Find(&'a str),
+    /// Be told when actors of this kind end.
+    Watch(&'a str),
     /// Send this message to an actor of this kind.
     Call { kind: &'a str, message: &'a str },
     /// Start an actor of this kind.
@@ -249,6 +251,7 @@ impl fmt::Display for Wish<'_> {
         match self {
             Self::LookUp => f.write_str("look up names"),
             Self::Find(kind) => write!(f, "find grains of kind {kind:?}"),
+            Self::Watch(kind) => write!(f, "watch actors of kind {kind:?}"),
             Self::Call { kind, message } => write!(f, "send {message:?} to kind {kind:?}"),
             Self::Spawn(kind) => write!(f, "start actors of kind {kind:?}"),
             Self::TakeOver(kind) => write!(f, "take over what is owned of kind {kind:?}"),
@@ -312,6 +315,7 @@ mod tests {
         for wish in [
             Wish::LookUp,
             Wish::Find("cart"),
+            Wish::Watch("cart"),
             Wish::Call { kind: "cart", message: "add" },
             Wish::Spawn("cart"),
             Wish::TakeOver("cart"),
@@ -329,6 +333,7 @@ mod tests {
         assert!(
             may(Wish::LookUp) && may(Wish::Find("cart")) && may(Wish::Find("ledger")) && may(Wish::Spawn("worker"))
         );
+        assert!(may(Wish::Watch("cart")) && may(Wish::Watch("ledger")) && !may(Wish::Watch("worker")));
         assert!(may(Wish::Call { kind: "cart", message: "add" }));
         assert!(may(Wish::Call { kind: "ledger", message: "balance" }));
         assert!(!may(Wish::Call { kind: "ledger", message: "pay" }));

@@ -109,7 +109,7 @@ pub enum Event {
     Ownership(Arc<OwnershipEvent>),
     /// Something global that was owned here was handed over (G5).
     GlobalMoved {
-        /// The name, or the slot of grains.
+        /// The name, the slot of grains, or the grain that was placed elsewhere.
         what: String,
         /// Where it is now.
         data_center: DataCenterId,

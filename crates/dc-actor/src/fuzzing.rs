@@ -8,6 +8,7 @@ use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use dc_core::NodeId;
+use dc_ownership::{ids::GroupId, order::Thing, policy::Policy};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -17,7 +18,11 @@ use crate::{
     host::{Actor, ActorRef, Infallible},
     link::{read_fault, write_fault},
     reference::{Location, Ref},
-    wire::{GoneBody, GrainBody, LookupBody, Place, SpawnBody, read, read_answer, write, write_answer},
+    wire::{
+        End, EndedBody, Ends, FindBody, GoneBody, GrainBody, How, LookupBody, OfferBody, Place, PlaceInBody,
+        SenderBody, SpawnBody, StateBody, ThingBody, WatchBody, WatchedKind, read, read_answer, sender_mark, write,
+        write_answer,
+    },
 };
 
 /// A kind of the samples.
@@ -80,13 +85,35 @@ fn sample_ref() -> Ref<Worker> {
     Postcard::decode(bytes.expect("can be written")).expect("a reference")
 }
 
+fn sample_watch() -> WatchBody {
+    let watch = vec![
+        WatchedKind { kind: "worker".into(), actors: vec![9, 10] },
+        WatchedKind { kind: "cart".into(), actors: vec![11] },
+    ];
+    WatchBody { round: 3, afresh: true, watch, unwatch: vec![7], taken: vec![5] }
+}
+
+fn sample_ends() -> Ends {
+    let failed = End { why: "told to panic".into(), ..End::of(10, How::Failed) };
+    let refused = End::refused(11, &Error::Overloaded { what: "watches".into() });
+    Ends { unknown: false, ended: vec![End::of(8, How::Gone), End::of(9, How::Stopped), failed, refused] }
+}
+
 /// A body of every kind: a name for each.
 pub fn samples() -> Vec<(&'static str, Bytes)> {
+    let request = Bytes::copy_from_slice(&9u128.to_be_bytes());
+    let name = Thing::Name("ledger-7".into());
+    let slot = ThingBody { group: request.clone(), slot: 4_095, name: String::new(), identity: String::new() };
+    let state = StateBody { identity: "cart/user-42".into(), state: Bytes::from_static(b"state") };
+    let to = Bytes::from_static(br#"{"region":"eu-west-1"}"#);
+    let placing = PlaceInBody { kind: "cart".into(), id: "user-42".into(), to, epoch: 12 };
+    // Plain data: JSON takes it.
+    let policy = serde_json::to_vec(&Policy::default()).expect("can be written");
     #[allow(clippy::needless_update, reason = "fields are added, and are not in what version 1 wrote")]
     let spawn = SpawnBody {
         kind: "worker".into(),
         name: "orders".into(),
-        request: Bytes::copy_from_slice(&9u128.to_be_bytes()),
+        request: request.clone(),
         args: Bytes::from_static(b"args"),
         passed_on: true,
         ..SpawnBody::default()
@@ -107,6 +134,18 @@ pub fn samples() -> Vec<(&'static str, Bytes)> {
         ("lookup", write(&LookupBody { name: "orders".into() })),
         ("grain", write(&GrainBody { kind: "cart".into(), id: "user-42".into(), ..GrainBody::default() })),
         ("gone", write(&GoneBody { actor: 9 })),
+        ("spawn-global", write(&SpawnBody { policy: policy.into(), passed_on: false, ..spawn })),
+        ("grain-owned", write(&GrainBody { kind: "cart".into(), id: "user-42".into(), epoch: 12, forwarded: true })),
+        ("find", write(&FindBody { name: "ledger-7".into(), request: request.clone(), epoch: 12, forwarded: true })),
+        ("offer", write(&OfferBody { thing: Some(slot), epoch: 13, part: 1, last: true, states: vec![state] })),
+        ("sender", sender_mark(&name, 12)),
+        ("sender-grain", sender_mark(&Thing::grain(GroupId(9), "cart/user-42"), 12)),
+        ("placing", write(&placing)),
+        ("place-global", write(&Place { epoch: 12, same_request: true, ..Place::at("ledger", &sample_location()) })),
+        ("watch", write(&sample_watch())),
+        ("ended", write(&EndedBody { round: 3, taken: vec![5, u64::MAX] })),
+        ("ends", write(&sample_ends())),
+        ("ends-unknown", write(&Ends::unknown())),
         ("place", write(&Place::at("worker", &sample_location()))),
         ("place-none", write(&Place::none())),
         ("place-ask-next", write(&Place::ask_next())),
@@ -120,6 +159,26 @@ pub fn samples() -> Vec<(&'static str, Bytes)> {
         ("message-prost", prost),
     ]
 }
+
+/// A sample for each reader.
+const READERS: [&str; 16] = [
+    "spawn",
+    "lookup",
+    "grain",
+    "gone",
+    "watch",
+    "ended",
+    "ends",
+    "find",
+    "offer",
+    "sender",
+    "placing",
+    "place",
+    "fault",
+    "reference",
+    "message-postcard",
+    "message-prost",
+];
 
 /// The sample of that name as its reader reads it, for people, and as it is written again.
 pub fn read_sample(name: &str, bytes: Bytes) -> Result<(String, Bytes), Error> {
@@ -137,6 +196,13 @@ pub fn read_sample(name: &str, bytes: Bytes) -> Result<(String, Bytes), Error> {
         "lookup" => body::<LookupBody>(bytes),
         "grain" => body::<GrainBody>(bytes),
         "gone" => body::<GoneBody>(bytes),
+        "find" => body::<FindBody>(bytes),
+        "offer" => body::<OfferBody>(bytes),
+        "sender" => body::<SenderBody>(bytes),
+        "watch" => body::<WatchBody>(bytes),
+        "ended" => body::<EndedBody>(bytes),
+        "ends" => body::<Ends>(bytes),
+        "placing" => body::<PlaceInBody>(bytes),
         "place" => body::<Place>(bytes),
         "reference" => value::<Postcard, Ref<Worker>>(bytes),
         "fault" => {
@@ -156,8 +222,7 @@ pub fn read_sample(name: &str, bytes: Bytes) -> Result<(String, Bytes), Error> {
 /// Where it is not.
 pub fn payload(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
-    for name in ["spawn", "lookup", "grain", "gone", "place", "fault", "reference", "message-postcard", "message-prost"]
-    {
+    for name in READERS {
         if let Ok((shown, written)) = read_sample(name, bytes.clone()) {
             let again = read_sample(name, written.clone());
             assert_eq!(again, Ok((shown, written)), "{name} does not read back");
@@ -165,6 +230,15 @@ pub fn payload(bytes: &[u8]) {
     }
     if let Ok(spawn) = read::<SpawnBody>("a spawn", bytes.clone()) {
         assert_eq!(spawn.request().is_ok(), spawn.request.len() == 16, "a request id of {}", spawn.request.len());
+    }
+    let offered = read::<OfferBody>("an offer", bytes.clone()).ok().and_then(|offer| offer.thing);
+    let sender = read::<SenderBody>("a sender", bytes.clone()).ok().and_then(|sender| sender.thing);
+    for thing in offered.iter().chain(&sender).filter_map(ThingBody::thing) {
+        assert_eq!(ThingBody::of(&thing).thing(), Some(thing), "what is owned reads back");
+    }
+    for end in read::<Ends>("ends", bytes.clone()).into_iter().flat_map(|ends| ends.ended) {
+        // What a refusal says can be shown.
+        drop((end.how(), read_fault(end.fault).to_string()));
     }
     for status in 0..4 {
         match read_answer(status, bytes.clone()) {

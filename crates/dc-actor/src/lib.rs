@@ -34,6 +34,7 @@ mod send;
 mod snapshot;
 mod spawn;
 mod system;
+mod watch;
 mod wire;
 
 /// What the signatures of [`Handles`] need; nothing to call.
@@ -42,6 +43,10 @@ pub mod opened {
     pub use crate::host::{BoxAnswer, Refusal};
 }
 
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub use crate::system::Plant;
+pub use dc_cluster::DatagramTransport;
 pub use dc_macros::{RemoteActor, RemoteMessage};
 pub use dc_ownership::{
     OwnershipEvent, OwnershipOptions, OwnershipOptionsBuilder,
@@ -49,6 +54,7 @@ pub use dc_ownership::{
 };
 #[cfg(feature = "tls")]
 pub use dc_remoting::{CertificateName, TlsConfig, TlsConfigBuilder, TlsError, TlsRefusal};
+pub use dc_remoting::{Connection, Listener, Network};
 
 pub use crate::{
     activation::{Activation, OwnershipView},
@@ -56,6 +62,7 @@ pub use crate::{
     context::ContextExt,
     error::{AskError, Error, NewOwner},
     events::{DeadLetter, Event, EventStream},
+    global::{PlaceIn, PlaceInFuture},
     grain::GrainRef,
     host::{Actor, ActorRef, Context, Infallible, Message, Reply, RestartPolicy},
     kind::{GrainBuilder, Home, KindBuilder, Scope},
@@ -69,4 +76,5 @@ pub use crate::{
         ActorSystem, ActorSystemBuilder, ConfigError, DataCenterInfo, Drain, DrainOptions, DrainOutcome, DrainProgress,
         StartError,
     },
+    watch::{ActorChange, ActorWatch, EndReason, Watchable},
 };

@@ -55,7 +55,9 @@ impl<A: RemoteActor> ActorOf<A> {
         self
     }
 
-    /// Only among global names.
+    /// Only among global names. [`ActorNotFound`](Error::ActorNotFound) then means that nobody has the name; where its
+    /// owner cannot be reached, is lost without a successor yet, or changes, that is what the error says
+    /// ([`Unreachable`](Error::Unreachable), [`NotOwner`](Error::NotOwner)).
     pub fn global(mut self) -> Self {
         self.global = true;
         self
@@ -126,12 +128,12 @@ async fn find(
         Some(among) => node.table().snapshot().get(id).is_some_and(|entry| among.matches(entry.data_center())),
     };
     let after = timeout.unwrap_or(node.options().lookup_timeout);
-    let mut unanswered = Vec::new();
     if only_global {
         node.global(|| format!("the name {name:?}"))?;
-        let hit = global_hit(node, name, &wanted, after, &mut unanswered).await?;
-        return hit.ok_or_else(|| Error::ActorNotFound { actor: name.to_owned(), unanswered });
+        let hit = global_hit(node, name, &wanted, after).await?;
+        return hit.ok_or_else(|| Error::not_found(name));
     }
+    let mut unanswered = Vec::new();
     if let Some(hit) = node.names().get(name)
         && wanted(&hit.at.dc)
     {
@@ -147,8 +149,14 @@ async fn find(
             }
         }
     }
-    if let Some(hit) = global_hit(node, name, &wanted, after, &mut unanswered).await? {
-        return Ok(hit);
+    match global_hit(node, name, &wanted, after).await {
+        Ok(Some(hit)) => return Ok(hit),
+        Ok(None) => {}
+        // That cannot be known now: others are asked all the same.
+        Err(error) => {
+            tracing::debug!(name, %error, "whether a name is global is not known");
+            unanswered.push(format!("global names ({error})"));
+        }
     }
     match elsewhere(node, name, &wanted, after, &mut unanswered).await? {
         Some(hit) => {
@@ -159,13 +167,12 @@ async fn find(
     }
 }
 
-/// A global name, owned in a datacenter that is wanted. Where that cannot be known now, others are asked all the same.
+/// A global name, owned in a datacenter that is wanted; `None` where there is certainly none.
 async fn global_hit(
     node: &Arc<Node>,
     name: &str,
     wanted: &impl Fn(&DataCenterId) -> bool,
     after: Duration,
-    unanswered: &mut Vec<String>,
 ) -> Result<Option<Hit>, Error> {
     if node.try_global().is_none() {
         return Ok(None);
@@ -173,11 +180,7 @@ async fn global_hit(
     match crate::global::locate_name(node, name, node.clock().now() + after, None).await {
         Ok((found, kind)) => Ok(wanted(&found.at.dc).then_some(Hit { kind, at: found.at, epoch: found.epoch })),
         Err(NotFound { error: Error::ActorNotFound { .. }, lasting: true }) => Ok(None),
-        Err(NotFound { error, .. }) => {
-            tracing::debug!(name, %error, "whether a name is global is not known");
-            unanswered.push(format!("global names ({error})"));
-            Ok(None)
-        }
+        Err(NotFound { error, .. }) => Err(error),
     }
 }
 

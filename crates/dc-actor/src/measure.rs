@@ -48,6 +48,14 @@ pub(crate) fn placement(outcome: &'static str) {
     let _ = outcome;
 }
 
+/// A bound was reached; `limit` is its name in the configuration.
+pub(crate) fn limit(limit: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("multidc_limit_reached_total", "limit" => limit).increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = limit;
+}
+
 #[cfg(all(test, feature = "metrics"))]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -93,6 +101,7 @@ mod tests {
             super::placement("chosen");
             super::ownership("takeover");
             super::unauthorized(&"dc-2".parse().unwrap());
+            super::limit("max_watches");
         });
         let recorded = names.0.lock().unwrap().clone();
         assert_eq!(
@@ -104,6 +113,7 @@ mod tests {
                 "multidc_placements_total{outcome=chosen}",
                 "multidc_ownership_events_total{event=takeover}",
                 "multidc_unauthorized_total{data_center=dc-2}",
+                "multidc_limit_reached_total{limit=max_watches}",
             ]
         );
     }

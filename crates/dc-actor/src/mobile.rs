@@ -47,7 +47,7 @@ struct Known<A: RemoteActor> {
 impl<A: RemoteActor> Mobile<A> {
     pub(crate) fn new(node: Arc<Node>, what: What) -> Self {
         let thing = match &what {
-            What::Grain(id) => node.try_global().and_then(|global| global.slot_of(A::KIND, id)),
+            What::Grain(id) => node.try_global().and_then(|global| global.grain(A::KIND, id)),
             What::Name(name) => Some(Thing::Name(name.to_string())),
         };
         Self { node, what, thing, route: ArcSwapOption::empty(), looking: tokio::sync::Mutex::new(()) }
@@ -58,6 +58,10 @@ impl<A: RemoteActor> Mobile<A> {
         let mobile = Self::new(node, what);
         mobile.settle(located);
         mobile
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
     }
 
     fn settle(&self, located: Located) -> Arc<Known<A>> {
@@ -88,6 +92,19 @@ impl<A: RemoteActor> Mobile<A> {
             Err(_) => {
                 let to = format!("the place of {}", self.label());
                 Err(Error::Timeout { to, after: left, not_run: true }.into())
+            }
+        }
+    }
+
+    /// Where it is, looked for again as often as `tries` allow.
+    async fn found(&self, tries: &mut Tries<'_>) -> Result<Arc<Known<A>>, Error> {
+        loop {
+            let lost = match self.known(tries.until, tries.told.as_ref()).await {
+                Ok(known) => return Ok(known),
+                Err(lost) => lost,
+            };
+            if tries.look_again(&lost, 0).await.is_err() {
+                return Err(lost.error);
             }
         }
     }
@@ -137,13 +154,7 @@ impl<A: RemoteActor> Mobile<A> {
         let mut payload = Payload::again(message);
         let mut tries = Tries::new(&self.node, self.thing.as_ref(), timeout);
         loop {
-            let known = match self.known(tries.until, tries.told.as_ref()).await {
-                Ok(known) => known,
-                Err(lost) => match tries.look_again(&lost, 0).await {
-                    Ok(()) => continue,
-                    Err(()) => return Err(lost.error),
-                },
-            };
+            let known = self.found(&mut tries).await?;
             let Err(error) = tell_by(&known.route, &mut payload, Some(tries.left()?), sender).await else {
                 return Ok(());
             };
@@ -168,13 +179,7 @@ impl<A: RemoteActor> Mobile<A> {
         let mut payload = Payload::again(message);
         let mut tries = Tries::new(&self.node, self.thing.as_ref(), timeout);
         loop {
-            let known = match self.known(tries.until, tries.told.as_ref()).await {
-                Ok(known) => known,
-                Err(lost) => match tries.look_again(&lost, 0).await {
-                    Ok(()) => continue,
-                    Err(()) => return Err(AskError::Failed(lost.error)),
-                },
-            };
+            let known = self.found(&mut tries).await.map_err(AskError::Failed)?;
             let left = tries.left().map_err(AskError::Failed)?;
             let error = match ask_by(&known.route, &mut payload, Some(left), sender).await {
                 Err(AskError::Failed(error)) => error,
@@ -194,7 +199,8 @@ impl<A: RemoteActor> Mobile<A> {
         }
     }
 
-    /// An answer of a former owner is not accepted by who knows of a newer one (G2).
+    /// An answer of a former owner is not accepted by who knows of a newer one (G2), unless that one handed over in good
+    /// order: then it was given before, and was only slower than the news.
     fn check_answer(&self, known: &Arc<Known<A>>) -> Result<(), Error> {
         let Some(thing) = &self.thing else { return Ok(()) };
         let epoch = known.located.epoch;
@@ -202,6 +208,9 @@ impl<A: RemoteActor> Mobile<A> {
             return Ok(());
         }
         self.forget(known);
+        if self.node.handed_over(thing, epoch) {
+            return Ok(());
+        }
         let newer = self.node.newer_owner(thing, epoch);
         Err(Error::NotOwner { actor: self.label(), epoch, newer, not_run: false })
     }

@@ -14,6 +14,7 @@ use crate::{
     link::{self, Incoming},
     lookup, spawn,
     system::{Node, WeakSystem},
+    watch,
     wire::{self, Place},
 };
 
@@ -32,9 +33,11 @@ pub(crate) fn serve(node: &Arc<Node>, services: &Services) {
         wire::OWNED,
         wire::OFFER,
         wire::FLOOR,
+        wire::PLACE_IN,
     ] {
         services.set_service(service, Arc::new(Questions { system: node.weak(), service }));
     }
+    watch::serve(node, services);
 }
 
 /// Messages for actors and grains.
@@ -181,6 +184,11 @@ async fn answer(
                 wire::LOCATE => grain::asked_to_locate(node, body, left).await,
                 _ => grain::asked_to_activate(node, body, left).await,
             }
+        }
+        wire::PLACE_IN => {
+            let body: wire::PlaceInBody = wire::read("a placing of a grain", body)?;
+            node.authorise(&from.dc, Wish::TakeOver(&body.kind))?;
+            global::asked_to_place(node, body, left).await
         }
         // Everybody may ask whether a grain is active: without the answer, one might be active twice (G2).
         wire::PEEK => grain::asked_to_peek(node, wire::read("a question for a grain", body)?, left).await,

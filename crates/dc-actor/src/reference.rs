@@ -175,6 +175,15 @@ impl<A: RemoteActor> Ref<A> {
         }
     }
 
+    /// Where it is; of a global one: where it was when this was made.
+    pub(crate) fn located(&self) -> &Located {
+        &self.inner.at
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.inner.key
+    }
+
     /// The way there; found at first use where the reference was read outside of a system.
     pub(crate) fn route(&self) -> Result<&Route<A>, Error> {
         if let Some(route) = self.inner.route.get() {

@@ -362,6 +362,15 @@ pub(crate) fn explain_placement(node: &Node, selector: &DataCenterSelector) -> R
     Ok(explain(&node.table().snapshot(), now, &request, node.draw()))
 }
 
+/// Whether what is placed where `selector` says finds a place, as a spawn would.
+pub(crate) fn may_place(node: &Node, selector: &DataCenterSelector) -> Result<(), Error> {
+    let request = Request::placement(selector, node.table().freshness(node.clock().now()))
+        .fail_on_stale_cache(node.options().fail_on_stale_cache);
+    let snapshot = node.table().snapshot();
+    let chosen = choose(&snapshot, &request, node.draw());
+    chosen.map(drop).map_err(|refusal| refused(&refusal))
+}
+
 /// Whether another node may do what this one did not. Repeating what may have run is safe here, see [`Far::run`].
 fn tries_elsewhere(error: &Error) -> bool {
     matches!(

@@ -32,10 +32,16 @@ pub(crate) const OWNED: ServiceId = ServiceId(23);
 pub(crate) const OFFER: ServiceId = ServiceId(24);
 /// The highest epoch that the node which is asked remembers.
 pub(crate) const FLOOR: ServiceId = ServiceId(25);
+/// Changes which actors of the node that is asked the asker watches.
+pub(crate) const WATCH: ServiceId = ServiceId(26);
+/// Which of them have ended; answered as soon as there is one, or with none after a while.
+pub(crate) const ENDED: ServiceId = ServiceId(27);
+/// Have a global grain live in other datacenters than its slot, asked of its owner; the answer is empty.
+pub(crate) const PLACE_IN: ServiceId = ServiceId(28);
 /// The kind and type of the message that ends what is forwarded in a hand-over. No kind has a `/` in its name.
 pub(crate) const LANDED: &str = "/landed";
 
-/// Something that is owned: a slot of a placement group, or, if `name` is not empty, a name.
+/// Something that is owned: a slot of a placement group, one identity of a slot, or, if `name` is not empty, a name.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ThingBody {
     /// 16 bytes, big-endian.
@@ -45,17 +51,22 @@ pub(crate) struct ThingBody {
     pub(crate) slot: u32,
     #[prost(string, tag = "3")]
     pub(crate) name: String,
+    /// One identity of the slot, `kind/id`; empty for the slot.
+    #[prost(string, tag = "4")]
+    pub(crate) identity: String,
 }
 
 impl ThingBody {
     pub(crate) fn of(thing: &Thing) -> Self {
+        let of_slot = |group: &GroupId, slot: &Slot| Self {
+            group: Bytes::copy_from_slice(&group.0.to_be_bytes()),
+            slot: slot.number().into(),
+            ..Self::default()
+        };
         match thing {
-            Thing::Slot(group, slot) => Self {
-                group: Bytes::copy_from_slice(&group.0.to_be_bytes()),
-                slot: slot.number().into(),
-                name: String::new(),
-            },
-            Thing::Name(name) => Self { group: Bytes::new(), slot: 0, name: name.clone() },
+            Thing::Slot(group, slot) => of_slot(group, slot),
+            Thing::Grain(group, slot, identity) => Self { identity: identity.clone(), ..of_slot(group, slot) },
+            Thing::Name(name) => Self { name: name.clone(), ..Self::default() },
         }
     }
 
@@ -64,8 +75,12 @@ impl ThingBody {
             return Some(Thing::Name(self.name.clone()));
         }
         let group: [u8; 16] = self.group.as_ref().try_into().ok()?;
-        let slot = Slot::new(u16::try_from(self.slot).ok()?)?;
-        Some(Thing::Slot(GroupId(u128::from_be_bytes(group)), slot))
+        let (group, slot) = (GroupId(u128::from_be_bytes(group)), Slot::new(u16::try_from(self.slot).ok()?)?);
+        if self.identity.is_empty() {
+            return Some(Thing::Slot(group, slot));
+        }
+        // Of another slot it is nothing.
+        (Slot::of(&self.identity) == slot).then(|| Thing::Grain(group, slot, self.identity.clone()))
     }
 }
 
@@ -178,6 +193,21 @@ pub(crate) struct GrainBody {
     pub(crate) forwarded: bool,
 }
 
+/// The body of [`PLACE_IN`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PlaceInBody {
+    #[prost(string, tag = "1")]
+    pub(crate) kind: String,
+    #[prost(string, tag = "2")]
+    pub(crate) id: String,
+    /// Where it is to live: a selector, as JSON.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) to: Bytes,
+    /// The epoch of its owner, as the asker knows it.
+    #[prost(uint64, tag = "4")]
+    pub(crate) epoch: u64,
+}
+
 /// The body of [`GONE`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct GoneBody {
@@ -185,7 +215,102 @@ pub(crate) struct GoneBody {
     pub(crate) actor: u64,
 }
 
-/// The answer to the questions above.
+/// The body of [`WATCH`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WatchBody {
+    /// Of the asker's run, from 1 on: a question of another round than the one that is known changes nothing.
+    #[prost(uint64, tag = "1")]
+    pub(crate) round: u64,
+    /// This is a new round: what was watched before is void.
+    #[prost(bool, tag = "2")]
+    pub(crate) afresh: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) watch: Vec<WatchedKind>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub(crate) unwatch: Vec<u64>,
+    /// Ends that the asker has taken note of.
+    #[prost(uint64, repeated, tag = "5")]
+    pub(crate) taken: Vec<u64>,
+}
+
+/// Actors of one kind that are to be watched.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WatchedKind {
+    #[prost(string, tag = "1")]
+    pub(crate) kind: String,
+    #[prost(uint64, repeated, tag = "2")]
+    pub(crate) actors: Vec<u64>,
+}
+
+/// The body of [`ENDED`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct EndedBody {
+    #[prost(uint64, tag = "1")]
+    pub(crate) round: u64,
+    /// As above.
+    #[prost(uint64, repeated, tag = "2")]
+    pub(crate) taken: Vec<u64>,
+}
+
+/// The answer to [`WATCH`] and [`ENDED`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Ends {
+    /// The round is not known: the asker begins a new one.
+    #[prost(bool, tag = "1")]
+    pub(crate) unknown: bool,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) ended: Vec<End>,
+}
+
+impl Ends {
+    pub(crate) fn unknown() -> Self {
+        Self { unknown: true, ended: Vec::new() }
+    }
+}
+
+/// The end of one actor, or of its watch.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct End {
+    #[prost(uint64, tag = "1")]
+    pub(crate) actor: u64,
+    #[prost(enumeration = "How", tag = "2")]
+    pub(crate) how: i32,
+    /// Of a failure: what it said.
+    #[prost(string, tag = "3")]
+    pub(crate) why: String,
+    /// Of a refusal: the error, as answers of status 2 have it.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) fault: Bytes,
+}
+
+impl End {
+    pub(crate) fn of(actor: u64, how: How) -> Self {
+        Self { actor, how: how.into(), why: String::new(), fault: Bytes::new() }
+    }
+
+    pub(crate) fn refused(actor: u64, error: &Error) -> Self {
+        Self { fault: link::write_fault(error).1, ..Self::of(actor, How::Refused) }
+    }
+}
+
+/// How an actor, or its watch, has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum How {
+    /// It is not there.
+    Gone = 0,
+    Stopped = 1,
+    Failed = 2,
+    /// It may not be watched, or there is no room.
+    Refused = 3,
+}
+
+/// Reads an answer to [`WATCH`] or [`ENDED`].
+pub(crate) fn read_ends(status: u32, body: Bytes) -> Result<Ends, Error> {
+    if status == link::OK { read("ends", body) } else { Err(link::read_fault(body)) }
+}
+
+/// The answer to the questions above but those about watches.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Place {
     #[prost(enumeration = "Found", tag = "1")]
@@ -308,12 +433,24 @@ mod tests {
         assert_eq!(Place::ask_next().location(), Ok(None));
     }
 
+    #[test]
+    fn what_is_owned_reads_back_and_an_identity_of_another_slot_is_nothing() {
+        let (group, slot) = (GroupId(9), Slot::new(7).unwrap());
+        for thing in [Thing::Slot(group, slot), Thing::grain(group, "cart/7"), Thing::Name("ledger-7".into())] {
+            assert_eq!(ThingBody::of(&thing).thing(), Some(thing));
+        }
+        let stray = ThingBody { identity: "cart/7".into(), ..ThingBody::of(&Thing::Slot(group, slot)) };
+        assert_eq!(stray.thing(), None);
+    }
+
     proptest! {
         #[test]
         fn garbage_is_an_error_or_a_body(garbage: Vec<u8>) {
             let bytes = Bytes::from(garbage);
             let _ = read::<SpawnBody>("x", bytes.clone());
             let _ = read::<GrainBody>("x", bytes.clone());
+            let _ = read::<WatchBody>("x", bytes.clone());
+            let _ = read_ends(0, bytes.clone());
             if let Ok(place) = read_answer(0, bytes) {
                 let _ = place.location();
             }

@@ -2,16 +2,17 @@
 //!
 //! A document of another format version is left alone and reported; unknown fields are ignored.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dc_controlplane::ownership::{Document, DocumentKey};
-use dc_core::{DataCenter, DataCenterId, Endpoint, Epoch, Invalid, NodeId, Version};
+use dc_core::{DataCenter, DataCenterId, DataCenterSelector, Endpoint, Epoch, Invalid, NodeId, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    ids::{GroupId, SLOTS_PER_DOCUMENT, SessionId},
+    ids::{GroupId, SLOTS_PER_DOCUMENT, SessionId, Slot},
     names::{MAX_ARGS, NameSpec},
+    options::MAX_TTL,
     policy::Policy,
     table::{NameRow, Owner},
 };
@@ -152,7 +153,11 @@ impl SessionDocument {
     }
 
     pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
-        read(body)
+        let document: Self = read(body)?;
+        if document.ttl_ms == 0 || Duration::from_millis(document.ttl_ms) > MAX_TTL {
+            return Err(format!("a TTL of {} ms, which must be at most {MAX_TTL:?}, and some", document.ttl_ms));
+        }
+        Ok(document)
     }
 
     pub(crate) fn write(&self) -> Bytes {
@@ -191,11 +196,33 @@ pub(crate) struct SlotsDocument {
     owners: Vec<StoredOwner>,
     /// By place: null, or owner and epoch, and where it was handed over 1 and the digest of the state that goes along.
     slots: Vec<Option<Vec<u64>>>,
-    /// Identities that live elsewhere than their slot. Kept as they are.
+    /// Identities that live elsewhere than their slot.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    overrides: BTreeMap<String, serde_json::Value>,
+    overrides: BTreeMap<String, StoredOverride>,
     pub(crate) nonce: u64,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredOverride {
+    /// As of a slot.
+    at: Vec<u64>,
+    /// Where it was asked to live.
+    to: DataCenterSelector,
+}
+
+/// An identity that lives elsewhere than its slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Override {
+    pub(crate) owner: Owner,
+    /// Where it was asked to live.
+    pub(crate) to: DataCenterSelector,
+}
+
+/// The most identities of one document that live elsewhere than their slots.
+pub(crate) const MAX_OVERRIDES: usize = 64;
+/// The most bytes that these identities and where they were asked to live take in a document. With it, and with an
+/// owner of its own for each slot and each of these, a document stays below what every store takes (O7).
+const MAX_OVERRIDE_TEXT: usize = 32 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct StoredOwner {
@@ -206,32 +233,43 @@ struct StoredOwner {
 }
 
 impl SlotsDocument {
-    pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
+    pub(crate) fn read(body: &[u8], number: u16) -> Result<Self, String> {
         let document: Self = read(body)?;
         if document.slots.len() != usize::from(SLOTS_PER_DOCUMENT) {
             return Err(format!("{} slots instead of {SLOTS_PER_DOCUMENT}", document.slots.len()));
         }
-        document.rows_checked().map(|_| document)
+        document.rows_checked()?;
+        document.overrides_checked()?;
+        match document.overrides.keys().find(|identity| Slot::of(identity).document() != number) {
+            Some(stray) => Err(format!("{stray:?} is of another document")),
+            None => Ok(document),
+        }
+    }
+
+    fn owner_of(&self, entry: &[u64]) -> Result<Owner, String> {
+        let [owner, epoch, rest @ ..] = entry else { return Err(format!("an entry of {} numbers", entry.len())) };
+        let at = usize::try_from(*owner).map_err(|_| format!("no owner {owner}"))?;
+        let owner = self.owners.get(at).ok_or_else(|| format!("no owner {owner}"))?;
+        Ok(Owner {
+            session: owner.session,
+            data_center: owner.dc.clone(),
+            epoch: Epoch(*epoch),
+            handed: rest.first() == Some(&1),
+            offer: rest.get(1).copied().unwrap_or(0),
+            ttl_ms: owner.ttl_ms,
+        })
     }
 
     fn rows_checked(&self) -> Result<Vec<Option<Owner>>, String> {
-        let row = |slot: &Option<Vec<u64>>| match slot.as_deref() {
-            None => Ok(None),
-            Some([owner, epoch, rest @ ..]) => {
-                let at = usize::try_from(*owner).map_err(|_| format!("no owner {owner}"))?;
-                let owner = self.owners.get(at).ok_or_else(|| format!("no owner {owner}"))?;
-                Ok(Some(Owner {
-                    session: owner.session,
-                    data_center: owner.dc.clone(),
-                    epoch: Epoch(*epoch),
-                    handed: rest.first() == Some(&1),
-                    offer: rest.get(1).copied().unwrap_or(0),
-                    ttl_ms: owner.ttl_ms,
-                }))
-            }
-            Some(short) => Err(format!("an entry of {} numbers", short.len())),
+        self.slots.iter().map(|slot| slot.as_deref().map(|entry| self.owner_of(entry)).transpose()).collect()
+    }
+
+    fn overrides_checked(&self) -> Result<BTreeMap<String, Override>, String> {
+        let of = |(identity, stored): (&String, &StoredOverride)| {
+            let (owner, to) = (self.owner_of(&stored.at)?, stored.to.clone());
+            Ok((identity.clone(), Override { owner, to }))
         };
-        self.slots.iter().map(row).collect()
+        self.overrides.iter().map(of).collect()
     }
 
     pub(crate) fn rows(&self) -> Vec<Option<Owner>> {
@@ -239,32 +277,51 @@ impl SlotsDocument {
         self.rows_checked().unwrap_or_default()
     }
 
-    /// With these rows, and what else was there.
-    pub(crate) fn with_rows(before: Option<&Self>, rows: &[Option<Owner>], nonce: u64) -> Self {
-        let mut owners: Vec<StoredOwner> = Vec::new();
-        let slots = rows
-            .iter()
-            .map(|row| {
-                let row = row.as_ref()?;
-                let known = owners.iter().position(|owner| owner.session == row.session);
-                let at = known.unwrap_or_else(|| {
-                    let (session, dc) = (row.session, row.data_center.clone());
-                    owners.push(StoredOwner { session, dc, ttl_ms: row.ttl_ms });
-                    owners.len() - 1
-                });
-                let mut entry = vec![at as u64, row.epoch.0];
-                entry.extend(row.handed.then_some(1));
-                entry.extend(Some(row.offer).filter(|offer| row.handed && *offer > 0));
-                Some(entry)
-            })
-            .collect();
-        let overrides = before.map(|before| before.overrides.clone()).unwrap_or_default();
+    pub(crate) fn overrides(&self) -> BTreeMap<String, Override> {
+        // Checked when it was read.
+        self.overrides_checked().unwrap_or_default()
+    }
+
+    pub(crate) fn new(rows: &[Option<Owner>], overrides: &BTreeMap<String, Override>, nonce: u64) -> Self {
+        let mut owners = Vec::new();
+        let slots = rows.iter().map(|row| Some(entry_of(row.as_ref()?, &mut owners))).collect();
+        let stored =
+            |of: &Override, owners: &mut _| StoredOverride { at: entry_of(&of.owner, owners), to: of.to.clone() };
+        let overrides = overrides.iter().map(|(identity, of)| (identity.clone(), stored(of, &mut owners))).collect();
         Self { v: FORMAT, owners, slots, overrides, nonce }
     }
 
     pub(crate) fn write(&self) -> Bytes {
         write(self)
     }
+}
+
+fn entry_of(row: &Owner, owners: &mut Vec<StoredOwner>) -> Vec<u64> {
+    let known = owners.iter().position(|owner| owner.session == row.session);
+    let at = known.unwrap_or_else(|| {
+        owners.push(StoredOwner { session: row.session, dc: row.data_center.clone(), ttl_ms: row.ttl_ms });
+        owners.len() - 1
+    });
+    let mut entry = vec![at as u64, row.epoch.0];
+    entry.extend(row.handed.then_some(1));
+    entry.extend(Some(row.offer).filter(|offer| row.handed && *offer > 0));
+    entry
+}
+
+/// Whether one more identity that is to live elsewhere finds no room beside these.
+pub(crate) fn is_full<'a>(
+    others: impl Iterator<Item = (&'a str, &'a DataCenterSelector)>,
+    identity: &str,
+    to: &DataCenterSelector,
+) -> bool {
+    // As JSON writes them.
+    let size = |value: &str, to: &DataCenterSelector| write(&value).len() + write(to).len();
+    let (mut count, mut text) = (1, size(identity, to));
+    for (other, to) in others {
+        count += 1;
+        text += size(other, to);
+    }
+    count > MAX_OVERRIDES || text > MAX_OVERRIDE_TEXT
 }
 
 /// `n/<escaped name>`.
@@ -366,7 +423,7 @@ impl NameDocument {
     pub(crate) fn read(document: &Document) -> Result<Self, String> {
         let read: Self = read(&document.body)?;
         match document.key.unescape("n") {
-            Some(name) if name == read.name => Ok(read),
+            Some(name) if name == read.name => read.spec().check().map_err(|err| err.to_string()).map(|()| read),
             _ => Err(format!("it is that of {:?}", read.name)),
         }
     }
@@ -409,10 +466,14 @@ impl KindDocument {
     }
 
     pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
-        read(body)
+        let document: Self = read(body)?;
+        document.policy.check().map_err(|err| err.to_string()).map(|()| document)
     }
 
     pub(crate) fn write(&self) -> Bytes {
         write(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,7 @@ pub(crate) async fn run(
         tracing::warn!("{warning}");
     }
     let (seen, showing) = mpsc::channel(1_024);
+    let (documents, plant) = (parts.options.documents(), parts.options.plant());
     let setup = Setup {
         me: parts.me,
         kinds: parts.kinds,
@@ -73,8 +74,8 @@ pub(crate) async fn run(
         options: parts.options,
         clock: Arc::clone(&parts.clock),
         seed: parts.seed,
-        documents: Setup::DOCUMENTS,
-        plant: None,
+        documents,
+        plant,
     };
     let now = parts.clock.now();
     let driver = Driver {
@@ -184,6 +185,10 @@ impl Driver {
                 let op = self.op(Reply::Plain(reply));
                 Input::Asked { op, ask: Op::Relocate(thing, to) }
             }
+            Command::Place { thing, to, reply } => {
+                let op = self.op(Reply::Plain(reply));
+                Input::Asked { op, ask: Op::Place(thing, to) }
+            }
             Command::Stop { reply } => {
                 let op = self.op(Reply::Stop(reply));
                 self.stop_at = Some(self.now() + self.shared.options.request_timeout());
@@ -241,6 +246,10 @@ impl Driver {
                 }
             }
             Effect::Order(order) => self.order(order),
+            Effect::Offer { token, to, thing, epoch, state } if self.core.session() == Some(to.session) => {
+                let answer = Answer::Offered(self.shared.offered(thing, epoch, state));
+                self.work.push(Box::pin(std::future::ready(Input::Answered { token, answer })));
+            }
             Effect::Offer { token, to, thing, epoch, state } => {
                 let (transfer, timeout) = (Arc::clone(&self.transfer), self.shared.options.move_timeout());
                 self.work.push(Box::pin(async move {
@@ -286,7 +295,9 @@ impl Driver {
                 Order::Lost { thing, held }
             }
             OrderOut::Moved { thing, to } => {
-                if let Some((_, epoch)) = &to {
+                // What this node handed to itself has just come.
+                let away = to.as_ref().filter(|(holder, _)| self.core.session() != Some(holder.session));
+                if let Some((_, epoch)) = away {
                     self.shared.parcels.lock().drop_up_to(&thing, *epoch);
                 }
                 Order::Moved { thing, to }

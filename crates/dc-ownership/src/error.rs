@@ -78,6 +78,42 @@ pub enum OwnershipError {
         /// Where its owner is.
         data_center: DataCenterId,
     },
+    /// This node does not own it, and only its owner hands it over: ask there. Nothing was changed.
+    #[error("{what} is not owned by this node")]
+    OwnedElsewhere {
+        /// What.
+        what: String,
+    },
+    /// No node that takes things lives where it was asked to live. Nothing was changed.
+    #[error("{what} was asked to live in {asked}, where no node lives that takes it")]
+    NobodyThere {
+        /// What.
+        what: String,
+        /// Where.
+        asked: String,
+    },
+    /// So many identities of the same document live elsewhere than their slots that there is no room for another.
+    /// Nothing was changed.
+    #[error("{what}: too many identities of its document live elsewhere than their slots")]
+    Full {
+        /// What.
+        what: String,
+    },
+    /// Its hand-over was not settled in time, or its owner's session was lost meanwhile: it may be done, or be done yet.
+    /// Asking again is safe.
+    #[error("it is not known whether {what} was handed over")]
+    Unsettled {
+        /// What.
+        what: String,
+    },
+    /// The hand-over was given up; it stays where it was.
+    #[error("{what} was not handed over: {why}")]
+    NotMoved {
+        /// What.
+        what: String,
+        /// Why.
+        why: String,
+    },
     /// Ownership has ended on this node.
     #[error("ownership was stopped on this node")]
     Stopped,

@@ -122,7 +122,29 @@ pub(crate) enum Command {
     Drain { number: u64, options: DrainOptions, progress: watch::Sender<Progress> },
     AbortDrain { number: u64 },
     Relocate { thing: Thing, to: DataCenterSelector, reply: oneshot::Sender<Result<(), OwnershipError>> },
+    Place { thing: Thing, to: DataCenterSelector, reply: oneshot::Sender<Result<(), OwnershipError>> },
     Stop { reply: oneshot::Sender<()> },
+}
+
+impl Shared {
+    pub(crate) fn offered(&self, thing: Thing, epoch: Epoch, state: Vec<(String, Bytes)>) -> Result<(), String> {
+        let (now, options) = (self.clock.now(), &self.options);
+        // The write that follows may have to wait for the store.
+        let keep = (options.move_timeout() * 2).max(options.ttl() * 12);
+        // Held while the table is looked at: an owner who arrives in between finds what was put, and sorts it out.
+        let mut parcels = self.parcels.lock();
+        let known = match &thing {
+            Thing::Slot(group, slot) => self.table.slot_entry(*group, *slot).map(|owner| owner.epoch),
+            Thing::Grain(group, slot, identity) => {
+                self.table.grain_entry(*group, *slot, identity).map(|(owner, _)| owner.epoch)
+            }
+            Thing::Name(name) => self.table.name(name).map(|entry| entry.epoch),
+        };
+        if let Some(known) = known.filter(|known| *known >= epoch) {
+            return Err(format!("it is owned under epoch {known} already, and this is for {epoch}"));
+        }
+        parcels.put(thing, epoch, state, now, keep, options.parcel_bytes())
+    }
 }
 
 impl Ownership {
@@ -215,7 +237,7 @@ impl Ownership {
         self.wait(until, owner, || format!("slot {slot} of group {group}")).await
     }
 
-    async fn wait<T>(
+    pub(crate) async fn wait<T>(
         &self,
         until: Instant,
         look: impl Fn() -> Option<T>,
@@ -292,9 +314,20 @@ impl Ownership {
         Ok(Some(self.shared.table.entry(&row)))
     }
 
+    /// Whether the owner of `thing` under `epoch` handed it over in good order to the one that is named now, as far as
+    /// this node knows: what it answered was answered before. Lock-free for slots.
+    pub fn handed_over(&self, thing: &Thing, epoch: Epoch) -> bool {
+        self.shared.table.handed_over(thing, epoch)
+    }
+
     /// Who has a name, as far as this node knows.
     pub fn known(&self, name: &str) -> Option<NameEntry> {
         self.shared.table.name(name)
+    }
+
+    /// The epoch under which a name is known to be owned; its owner's session may be over.
+    pub fn name_epoch(&self, name: &str) -> Option<Epoch> {
+        self.shared.table.name_epoch(name)
     }
 
     /// The title to a name, if it is owned here and holds.
@@ -346,27 +379,7 @@ impl Ownership {
     ///
     /// What to tell the sender: there is no room, or it comes too late.
     pub fn offered(&self, thing: Thing, epoch: Epoch, state: Vec<(String, Bytes)>) -> Result<(), String> {
-        let (now, options) = (self.shared.clock.now(), &self.shared.options);
-        // The write that follows may have to wait for the store.
-        let keep = (options.move_timeout() * 2).max(options.ttl() * 12);
-        // Held while the table is looked at: an owner who arrives in between finds what was put, and sorts it out.
-        let mut parcels = self.shared.parcels.lock();
-        let known = match &thing {
-            Thing::Slot(group, slot) => self.shared.table.slot_entry(*group, *slot).map(|owner| owner.epoch),
-            Thing::Name(name) => self.shared.table.name(name).map(|entry| entry.epoch),
-        };
-        if let Some(known) = known.filter(|known| *known >= epoch) {
-            return Err(format!("it is owned under epoch {known} already, and this is for {epoch}"));
-        }
-        parcels.put(thing, epoch, state, now, keep, options.parcel_bytes())
-    }
-
-    /// Takes the state that came along for one grain (`kind/id`), if its slot was handed to this node under `epoch`.
-    pub fn take_state(&self, group: GroupId, slot: Slot, identity: &str, epoch: Epoch) -> Option<Bytes> {
-        let owner = self.shared.table.slot_entry(group, slot)?;
-        // State of a hand-over that did not come about must not be taken for this owner's.
-        (owner.handed && owner.epoch == epoch).then_some(())?;
-        self.shared.parcels.lock().take(&Thing::Slot(group, slot), identity, epoch)
+        self.shared.offered(thing, epoch, state)
     }
 
     /// Hands over all that this node owns. It takes nothing new from now on, until the drain is aborted or
@@ -426,7 +439,7 @@ impl Ownership {
         }
     }
 
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, OwnershipError>>) -> Command,
     ) -> Result<T, OwnershipError> {

@@ -14,6 +14,10 @@ mod drain;
 mod driver;
 mod error;
 mod event;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod grains;
 mod handle;
 mod options;
 mod parcels;

@@ -34,6 +34,16 @@ pub struct OwnershipOptions {
     moves_in_flight: usize,
     parcel_bytes: usize,
     rebalance_per_second: u32,
+    #[cfg(feature = "simulation")]
+    simulated: Simulated,
+}
+
+/// What only a simulation sets.
+#[cfg(feature = "simulation")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Simulated {
+    plant: Option<crate::core::Plant>,
+    documents: Option<u16>,
 }
 
 impl Default for OwnershipOptions {
@@ -62,7 +72,26 @@ impl OwnershipOptions {
             moves_in_flight: 256,
             parcel_bytes: 256 * 1024 * 1024,
             rebalance_per_second: 100,
+            #[cfg(feature = "simulation")]
+            simulated: Simulated::default(),
         }
+    }
+
+    /// A bug on purpose: none, but in a simulation.
+    pub(crate) fn plant(&self) -> Option<crate::core::Plant> {
+        #[cfg(feature = "simulation")]
+        return self.simulated.plant;
+        #[cfg(not(feature = "simulation"))]
+        None
+    }
+
+    /// How many documents of slots each group has: all, but in a simulation.
+    pub(crate) fn documents(&self) -> u16 {
+        #[cfg(feature = "simulation")]
+        if let Some(documents) = self.simulated.documents {
+            return documents;
+        }
+        crate::core::Setup::DOCUMENTS
     }
 
     /// How long others leave a silent session alone. Default 10 s.
@@ -161,6 +190,8 @@ pub struct OwnershipOptionsBuilder {
     moves_in_flight: Option<usize>,
     parcel_bytes: Option<usize>,
     rebalance_per_second: Option<u32>,
+    #[cfg(feature = "simulation")]
+    simulated: Simulated,
 }
 
 macro_rules! setters {
@@ -199,6 +230,22 @@ impl OwnershipOptionsBuilder {
         parcel_bytes: usize,
         /// How many slots a node hands to better places in a second: up to 100,000; 0: none. Default 100.
         rebalance_per_second: u32,
+    }
+
+    /// Plants a bug on purpose, to show that a simulation finds it. Not an interface.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    pub fn plant(mut self, plant: crate::core::Plant) -> Self {
+        self.simulated.plant = Some(plant);
+        self
+    }
+
+    /// Has only so many documents of slots in each group: grains in others have no owner. Not an interface.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    pub fn documents(mut self, documents: u16) -> Self {
+        self.simulated.documents = Some(documents);
+        self
     }
 
     /// Checks each rule.
@@ -241,6 +288,8 @@ impl OwnershipOptionsBuilder {
             moves_in_flight: self.moves_in_flight.unwrap_or(derived.moves_in_flight),
             parcel_bytes: self.parcel_bytes.unwrap_or(derived.parcel_bytes),
             rebalance_per_second: self.rebalance_per_second.unwrap_or(derived.rebalance_per_second),
+            #[cfg(feature = "simulation")]
+            simulated: self.simulated,
         };
         check_duration("step", options.step, Duration::from_millis(1), ttl)?;
         check_duration("settle", options.settle, Duration::ZERO, Duration::from_secs(60))?;

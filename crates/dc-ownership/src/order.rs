@@ -16,10 +16,29 @@ pub use crate::session::Holder;
 /// One thing that is owned.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Thing {
-    /// All identities of a slot.
+    /// All identities of a slot, but those that were placed elsewhere.
     Slot(GroupId, Slot),
+    /// One identity (`kind/id`) of a slot that was placed elsewhere. In what is only looked up: this identity,
+    /// wherever it is owned.
+    Grain(GroupId, Slot, String),
     /// A global name.
     Name(String),
+}
+
+impl Thing {
+    /// The identity (`kind/id`) of a placement group.
+    pub fn grain(group: GroupId, identity: impl Into<String>) -> Self {
+        let identity = identity.into();
+        Self::Grain(group, Slot::of(&identity), identity)
+    }
+
+    /// The slot of a single identity.
+    pub fn whole(&self) -> Option<Self> {
+        match self {
+            Self::Grain(group, slot, _) => Some(Self::Slot(*group, *slot)),
+            Self::Slot(..) | Self::Name(_) => None,
+        }
+    }
 }
 
 /// What is to be done. Each that carries `done` waits for the answer, within the move's bound.
@@ -52,11 +71,14 @@ pub enum Order {
         /// The answer. Dropped, the move is given up and the owner stays.
         done: oneshot::Sender<Quiesced>,
     },
-    /// The hand-over of what was quiesced is over: forward what was held to the new owner, or resume it here.
+    /// The hand-over of what was quiesced is over: forward what was held to the new owner, or resume it here. Each
+    /// `Quiesce` is followed by one of these, also where [`SessionLost`](Self::SessionLost) or [`Lost`](Self::Lost) came in
+    /// between.
     Moved {
         /// What.
         thing: Thing,
-        /// The new owner and its epoch; `None` where it stays here, under the same title.
+        /// The new owner and its epoch; `None` where it stays here, under the same title, or, that title being lost,
+        /// where it is not known who has it now.
         to: Option<(Holder, Epoch)>,
     },
     /// A name is owned here now, without a local caller having asked for it (failover, hand-over, failback): start
@@ -76,6 +98,6 @@ pub enum Order {
 /// What runs no more, and what goes along.
 #[derive(Debug, Default)]
 pub struct Quiesced {
-    /// State by identity: of the slot's grains by `kind/id`, of a name under its own name. Only what has a snapshot.
+    /// State by identity: of grains by `kind/id`, of a name under its own name. Only what has a snapshot.
     pub state: Vec<(String, Bytes)>,
 }

@@ -30,6 +30,14 @@ struct Parcel {
     state: BTreeMap<String, Bytes>,
 }
 
+impl Parcel {
+    /// Its state, if it has arrived for this epoch.
+    fn of(&self, epoch: Epoch) -> impl Iterator<Item = (&String, &Bytes)> {
+        let arrived = self.epoch == epoch && self.until.is_none();
+        self.state.iter().filter(move |_| arrived)
+    }
+}
+
 /// What an entry calls state by, never 0. Equal state is as good whichever attempt sent it.
 pub(crate) fn digest(state: &[(String, Bytes)]) -> u64 {
     digest_of(&state.iter().map(|(identity, state)| (identity.clone(), state.clone())).collect())
@@ -95,12 +103,14 @@ impl Parcels {
         Some(state)
     }
 
-    /// What is left of a thing's state that has arrived for this epoch.
+    /// What is left of a thing's state that has arrived for this epoch; of a single identity's, also with its slot.
     pub fn rest(&self, thing: &Thing, epoch: Epoch) -> Vec<(String, Bytes)> {
-        let of = self.kept.get(thing).into_iter().flatten();
-        of.filter(|parcel| parcel.epoch == epoch && parcel.until.is_none())
-            .flat_map(|parcel| parcel.state.iter().map(|(id, state)| (id.clone(), state.clone())))
-            .collect()
+        let of_whole = thing.whole();
+        let part = |identity: &str| matches!(thing, Thing::Grain(_, _, part) if part == identity);
+        let of = |thing: &Thing| self.kept.get(thing).into_iter().flatten();
+        let whole = of_whole.iter().flat_map(of).flat_map(|parcel| parcel.of(epoch)).filter(|(id, _)| part(id));
+        let own = of(thing).flat_map(|parcel| parcel.of(epoch));
+        own.chain(whole).map(|(id, state)| (id.clone(), state.clone())).collect()
     }
 
     /// The thing is owned under `epoch`: what was sent for it and has this digest stays as long as its owner, anything

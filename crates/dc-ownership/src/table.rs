@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use crate::{
     ids::{GroupId, SLOTS, SLOTS_PER_DOCUMENT, SessionId, Slot},
     names::{NameEntry, NameSpec},
+    order::Thing,
     session::Holder,
     title::Title,
 };
@@ -55,8 +56,15 @@ pub struct NameRow {
     pub title: Option<Title>,
 }
 
-/// The slots of one document.
-pub type SlotRows = Vec<SlotRow>;
+/// What is known of one document of slots.
+#[derive(Clone, Debug, Default)]
+pub struct SlotRows {
+    /// By place.
+    pub slots: Vec<SlotRow>,
+    /// Identities that live elsewhere than their slot. At their slot's owner also one that it is about to hand over,
+    /// without a title: nothing of it starts there.
+    pub overrides: HashMap<String, SlotRow>,
+}
 
 struct GroupSlots([ArcSwapOption<SlotRows>; DOCUMENTS]);
 
@@ -83,7 +91,61 @@ impl Table {
     fn with_slot<T>(&self, group: GroupId, slot: Slot, read: impl FnOnce(&SlotRow) -> Option<T>) -> Option<T> {
         let groups = self.groups.load();
         let rows = groups.get(&group)?.0.get(usize::from(slot.document()))?.load();
-        read(rows.as_ref()?.get(usize::from(slot.place()))?)
+        read(rows.as_ref()?.slots.get(usize::from(slot.place()))?)
+    }
+
+    /// What is known of one identity: of itself where it lives elsewhere than its slot, else of its slot.
+    fn with_grain<T>(
+        &self,
+        group: GroupId,
+        slot: Slot,
+        identity: &str,
+        read: impl FnOnce(&SlotRow, bool) -> Option<T>,
+    ) -> Option<T> {
+        let groups = self.groups.load();
+        let rows = groups.get(&group)?.0.get(usize::from(slot.document()))?.load();
+        let rows = rows.as_ref()?;
+        // Most documents have none.
+        if !rows.overrides.is_empty()
+            && let Some(row) = rows.overrides.get(identity)
+        {
+            return read(row, true);
+        }
+        read(rows.slots.get(usize::from(slot.place()))?, false)
+    }
+
+    /// The owner of one identity of a slot, wherever it lives, if its session lives as far as known. Lock-free.
+    pub fn grain_owner(&self, group: GroupId, slot: Slot, identity: &str) -> Option<(Holder, Epoch)> {
+        let sessions = self.sessions.load();
+        self.with_grain(group, slot, identity, |row, _| {
+            let owner = row.owner.as_ref()?;
+            Some((sessions.get(&owner.session)?.clone(), owner.epoch))
+        })
+    }
+
+    /// The epoch under which such an identity is owned, if its owner's session lives as far as known. Lock-free.
+    pub fn grain_epoch(&self, group: GroupId, slot: Slot, identity: &str) -> Option<Epoch> {
+        let sessions = self.sessions.load();
+        self.with_grain(group, slot, identity, |row, _| {
+            let owner = row.owner.as_ref()?;
+            sessions.contains_key(&owner.session).then_some(owner.epoch)
+        })
+    }
+
+    /// The entry by which such an identity is owned, and whether that is its own. Lock-free.
+    pub fn grain_entry(&self, group: GroupId, slot: Slot, identity: &str) -> Option<(Owner, bool)> {
+        self.with_grain(group, slot, identity, |row, own| Some((row.owner.clone()?, own)))
+    }
+
+    /// The title by which such an identity may be active here, if it holds, and whether that is to it alone. Lock-free.
+    pub fn grain_title(&self, group: GroupId, slot: Slot, identity: &str) -> Option<(Title, bool)> {
+        let found = self.with_grain(group, slot, identity, |row, own| Some((row.title.clone()?, own)));
+        found.filter(|(title, _)| title.check().is_ok())
+    }
+
+    /// Whether such an identity lives elsewhere than its slot, or is about to. Lock-free.
+    pub fn is_overridden(&self, group: GroupId, slot: Slot, identity: &str) -> bool {
+        self.with_grain(group, slot, identity, |_, own| Some(own)).unwrap_or(false)
     }
 
     /// The owner of a slot, if its session lives as far as known. Lock-free.
@@ -116,6 +178,11 @@ impl Table {
         Some(self.entry(&row))
     }
 
+    /// The epoch of a name's entry, whether its session lives or not. Copies nothing else: asked for every message.
+    pub fn name_epoch(&self, name: &str) -> Option<Epoch> {
+        self.shard(name).read().get(name).map(|row| row.owner.epoch)
+    }
+
     /// As others are told of it.
     pub fn entry(&self, row: &NameRow) -> NameEntry {
         NameEntry {
@@ -128,13 +195,30 @@ impl Table {
         }
     }
 
+    /// Whether the owner of `thing` under `epoch` handed it over in good order to the one that is named now. Lock-free
+    /// for slots.
+    ///
+    /// It had ended all its work, and sent its last answer, before that was written down. False where that is not
+    /// known for certain.
+    pub fn handed_over(&self, thing: &Thing, epoch: Epoch) -> bool {
+        let next = |owner: &Owner| owner.handed && owner.epoch == epoch.next();
+        match thing {
+            Thing::Slot(group, slot) => self.with_slot(*group, *slot, |row| row.owner.as_ref().map(next)),
+            Thing::Grain(group, slot, identity) => {
+                self.with_grain(*group, *slot, identity, |row, _| row.owner.as_ref().map(next))
+            }
+            Thing::Name(name) => self.shard(name).read().get(name).map(|row| next(&row.owner)),
+        }
+        .unwrap_or(false)
+    }
+
     /// The title of a name, if it holds.
     pub fn name_title(&self, name: &str) -> Option<Title> {
         let title = self.shard(name).read().get(name)?.title.clone()?;
         title.check().is_ok().then_some(title)
     }
 
-    /// How many slots and names the sessions of `dc` have, as far as known.
+    /// How many slots, single identities and names the sessions of `dc` have, as far as known.
     pub fn owned_by(&self, dc: &DataCenterId) -> usize {
         let slots: usize = self
             .groups
@@ -142,7 +226,10 @@ impl Table {
             .values()
             .flat_map(|group| group.0.iter())
             .filter_map(ArcSwapOption::load_full)
-            .map(|rows| rows.iter().filter(|row| is_in(row.owner.as_ref(), dc)).count())
+            .map(|rows| {
+                let all = rows.slots.iter().chain(rows.overrides.values());
+                all.filter(|row| is_in(row.owner.as_ref(), dc)).count()
+            })
             .sum();
         let names = self.names.iter().map(|shard| {
             let shard = shard.read();
@@ -204,5 +291,41 @@ impl std::fmt::Debug for Table {
         let names: usize = self.names.iter().map(|shard| shard.read().len()).sum();
         let (groups, sessions) = (self.groups.load().len(), self.sessions.load().len());
         f.debug_struct("Table").field("groups", &groups).field("sessions", &sessions).field("names", &names).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use super::*;
+
+    fn owner(epoch: u64, handed: bool) -> Owner {
+        let data_center = dc_core::DataCenterId::from_str("dc-1").expect("legal");
+        Owner { session: SessionId(5), data_center, epoch: Epoch(epoch), handed, offer: 0, ttl_ms: 0 }
+    }
+
+    #[test]
+    fn g2_only_who_handed_over_to_the_present_owner_counts_as_that() {
+        let (table, group) = (Table::new(), GroupId(1));
+        let slot = Slot::new(70).expect("there are more");
+        let thing = Thing::Slot(group, slot);
+        assert!(!table.handed_over(&thing, Epoch(5)), "nothing is known");
+        for (handed, wanted) in [(true, [false, true, false]), (false, [false; 3])] {
+            let mut rows = SlotRows::default();
+            rows.slots.resize_with(usize::from(SLOTS_PER_DOCUMENT), SlotRow::default);
+            rows.slots[usize::from(slot.place())].owner = Some(owner(6, handed));
+            rows.overrides.insert("k/1".into(), SlotRow { owner: Some(owner(6, handed)), title: None });
+            table.set_slots(group, slot.document(), Some(Arc::new(rows)));
+            let spec =
+                NameSpec { name: "a".into(), kind: "k".into(), args: Default::default(), policy: Default::default() };
+            let row = NameRow { spec: Arc::new(spec), owner: owner(6, handed), actor: 0, title: None };
+            table.set_name("a", Some(row));
+            assert_eq!(table.name_epoch("a"), table.name("a").map(|entry| entry.epoch));
+            assert_eq!((table.name_epoch("a"), table.name_epoch("b")), (Some(Epoch(6)), None));
+            for thing in [&thing, &Thing::Name("a".into()), &Thing::Grain(group, slot, "k/1".into())] {
+                assert_eq!([4, 5, 6].map(|epoch| table.handed_over(thing, Epoch(epoch))), wanted, "{thing:?}");
+            }
+        }
     }
 }

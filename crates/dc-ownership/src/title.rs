@@ -94,6 +94,8 @@ struct TitleState {
     lease: Lease,
     strictness: Strictness,
     stage: AtomicU8,
+    /// Of a part: the title to the whole.
+    whole: Option<Title>,
 }
 
 const HELD: u8 = 0;
@@ -127,7 +129,14 @@ pub enum NotOwner {
 impl Title {
     /// A title under `epoch`, good while `lease` runs.
     pub fn new(epoch: Epoch, lease: Lease, strictness: Strictness) -> Self {
-        Self(Arc::new(TitleState { epoch, lease, strictness, stage: AtomicU8::new(HELD) }))
+        Self(Arc::new(TitleState { epoch, lease, strictness, stage: AtomicU8::new(HELD), whole: None }))
+    }
+
+    /// The title to a part of what this one is to: it holds while both do, and can end before this one.
+    pub fn part(&self) -> Self {
+        let (epoch, lease, strictness) = (self.0.epoch, self.0.lease.clone(), self.0.strictness);
+        let stage = AtomicU8::new(HELD);
+        Self(Arc::new(TitleState { epoch, lease, strictness, stage, whole: Some(self.clone()) }))
     }
 
     /// The fencing token.
@@ -163,6 +172,9 @@ impl Title {
             MOVING => return Err(NotOwner::Moving { epoch: state.epoch }),
             _ => return Err(NotOwner::Moved { epoch: state.epoch }),
         }
+        if let Some(whole) = &state.whole {
+            return whole.check();
+        }
         if state.strictness == Strictness::Strict && !state.lease.runs() {
             return Err(NotOwner::LeaseOver { epoch: state.epoch });
         }
@@ -175,12 +187,12 @@ impl Title {
     }
 
     /// It does not hold while it is being handed over: nothing new may start once its state was taken.
-    pub(crate) fn suspend(&self) {
+    pub fn suspend(&self) {
         self.change(HELD, MOVING);
     }
 
     /// The hand-over was given up: it holds again, unless it has ended.
-    pub(crate) fn resume(&self) {
+    pub fn resume(&self) {
         self.change(MOVING, HELD);
     }
 
@@ -225,6 +237,26 @@ mod tests {
         lease.end();
         lease.renew(clock.now() + Duration::from_secs(60));
         assert!(title.check().is_err(), "what has ended stays so");
+    }
+
+    #[test]
+    fn g2_a_part_ends_with_the_whole_and_the_whole_goes_on_without_it() {
+        let clock = ManualClock::new();
+        let whole = Title::new(Epoch(3), lease(&clock, Duration::from_secs(8)), Strictness::Strict);
+        let (part, other) = (whole.part(), whole.part());
+        assert_eq!((part.epoch(), part.session(), part.check()), (Epoch(3), SessionId(7), Ok(())));
+        part.suspend();
+        assert_eq!(part.check(), Err(NotOwner::Moving { epoch: Epoch(3) }));
+        part.resume();
+        part.end();
+        assert_eq!((part.check().is_err(), other.check(), whole.check()), (true, Ok(()), Ok(())));
+        whole.suspend();
+        assert_eq!(other.check(), Err(NotOwner::Moving { epoch: Epoch(3) }));
+        whole.resume();
+        clock.advance(Duration::from_secs(8));
+        assert_eq!(other.check(), Err(NotOwner::LeaseOver { epoch: Epoch(3) }));
+        whole.end();
+        assert_eq!(other.check(), Err(NotOwner::Moved { epoch: Epoch(3) }));
     }
 
     #[test]

@@ -37,6 +37,11 @@ fn g2_g3_whatever_breaks_nothing_is_owned_twice_and_everything_is_owned_again() 
         "moves_failed",
         "rebalanced",
         "state_moved",
+        "placed",
+        "overrides_made",
+        "overrides_moved",
+        "overrides_taken_over",
+        "override_state_moved",
         "offers_late",
         "offers_refused",
         "drains_aborted",
@@ -115,6 +120,11 @@ fn g2_the_simulation_finds_a_start_after_a_lost_answer() {
 #[test]
 fn g5_the_simulation_finds_an_owner_that_goes_on_after_an_unsettled_hand_over() {
     finds(Plant::ResumeUnsettled);
+}
+
+#[test]
+fn g2_the_simulation_finds_an_identity_that_its_slot_goes_on_with() {
+    finds(Plant::ServeParts);
 }
 
 #[test]

@@ -73,7 +73,8 @@ fn snapshot(dcs: &[Spec]) -> Snapshot {
             unknown: serde_json::Map::new(),
         };
         let lease = Lease::new(now, record.ttl);
-        snapshot.put(Arc::new(Entry::new(Arc::new(record), spec.intent.clone().map(Arc::new), lease, spec.seen)));
+        let intent = spec.intent.clone().map(|intent| (Arc::new(intent), record.version));
+        snapshot.put(Arc::new(Entry::new(Arc::new(record), intent, lease, spec.seen)));
     }
     snapshot
 }

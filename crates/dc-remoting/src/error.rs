@@ -108,7 +108,15 @@ fn ran(may: bool) -> &'static str {
     if may { "may have run" } else { "certainly not run" }
 }
 
+/// How a node begins that knows no service of the number called.
+pub(crate) const NO_SERVICE: &str = "no service ";
+
 impl LinkError {
+    /// Whether the peer is of a version that has no such service: asking again is of no use.
+    pub fn is_unknown_service(&self) -> bool {
+        matches!(self, Self::NotRun { why, .. } if why.starts_with(NO_SERVICE))
+    }
+
     /// Whether the message certainly did not run, so that sending it again is safe (R3).
     pub fn certainly_not_run(&self) -> bool {
         match self {

@@ -26,6 +26,7 @@ mod identity;
 mod inbound;
 mod measure;
 mod message;
+mod network;
 mod outbound;
 mod pair;
 mod peer;
@@ -46,6 +47,7 @@ pub use identity::{PROTOCOL, PeerIdentity, PeerTarget};
 pub use message::{
     Accept, Answer, Incoming, Message, Receiver, ReplyTo, Service, ServiceId, Services, Symbol, Undelivered,
 };
+pub use network::{Connection, Listener, Network};
 pub use pair::Pair;
 pub use peer::Peer;
 pub use refusal::{RefusedBy, TlsRefusal};

@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use dc_core::{DataCenterId, Endpoint};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// What an HTTP/2 dialler without TLS is told by an end that takes nothing else, as the debug data of a GOAWAY.
 pub(crate) const TLS_ONLY: &str = "multidc: TLS only";
@@ -26,7 +23,7 @@ pub(crate) const ENHANCE_YOUR_CALM: u8 = 0xb;
 const LAST_WORDS: (Duration, u64) = (Duration::from_secs(1), 64 << 10);
 
 /// Tells an HTTP/2 dialler in its own words why it is refused, and hears it out, so that it can read that.
-pub(crate) async fn say_goaway(mut io: TcpStream, code: u8, why: &'static str) {
+pub(crate) async fn say_goaway(mut io: impl AsyncRead + AsyncWrite + Unpin, code: u8, why: &'static str) {
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     let length = 8 + why.len() as u8;
     let mut said = SETTINGS.to_vec();

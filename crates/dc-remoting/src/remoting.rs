@@ -20,8 +20,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    LinkEvent, PROTOCOL, Peer, PeerIdentity, PeerTarget, RemotingConfig, Services, StartError,
+    LinkEvent, Network, PROTOCOL, Peer, PeerIdentity, PeerTarget, RemotingConfig, Services, StartError,
     inbound::{InLink, Places, serve_connections},
+    network::Entrance,
     slot::{Slot, State},
 };
 
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) local: PeerIdentity,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Arc<crate::tls::Tls>>,
+    /// What links are made over; TCP without it.
+    pub(crate) network: Option<Arc<dyn Network>>,
     pub(crate) runtime: runtime::Handle,
     pub(crate) slots: Mutex<HashMap<Endpoint, Arc<Slot>>>,
     pub(crate) inbound: Mutex<HashMap<(NodeId, u128), Arc<InLink>>>,
@@ -150,7 +153,37 @@ impl Remoting {
         clock: SharedClock,
         services: Services,
     ) -> Result<Self, StartError> {
-        let local_addr = listener.local_addr().map_err(|source| StartError::Bind { address: config.listen, source })?;
+        Self::begin(Entrance::Tcp(listener), None, config, clock, services)
+    }
+
+    /// Like [`start`](Self::start), over something else than TCP: a simulated network.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start); [`StartError::Invalid`] with TLS, which is for TCP only.
+    pub async fn start_over(
+        network: Arc<dyn Network>,
+        config: RemotingConfig,
+        clock: SharedClock,
+        services: Services,
+    ) -> Result<Self, StartError> {
+        #[cfg(feature = "tls")]
+        if config.tls.is_some() {
+            return Err(dc_core::Invalid::new("tls", "set", "must not be set over another network than TCP").into());
+        }
+        let address = config.listen;
+        let listener = network.listen(address).await.map_err(|source| StartError::Bind { address, source })?;
+        Self::begin(Entrance::Other(listener), Some(network), config, clock, services)
+    }
+
+    fn begin(
+        entrance: Entrance,
+        network: Option<Arc<dyn Network>>,
+        config: RemotingConfig,
+        clock: SharedClock,
+        services: Services,
+    ) -> Result<Self, StartError> {
+        let local_addr = entrance.local_addr().map_err(|source| StartError::Bind { address: config.listen, source })?;
         let advertised = match &config.advertise {
             Some(endpoint) => endpoint.clone(),
             None if local_addr.ip().is_unspecified() => return Err(StartError::NoAdvertise(local_addr)),
@@ -170,7 +203,7 @@ impl Remoting {
         let encrypted = tls.is_some();
         #[cfg(not(feature = "tls"))]
         let encrypted = false;
-        if !encrypted && !local_addr.ip().is_loopback() {
+        if !encrypted && network.is_none() && !local_addr.ip().is_loopback() {
             tracing::warn!(
                 listen = %local_addr,
                 "links are not encrypted, and whoever reaches this port is let in: set TLS (feature `tls`, `.tls(TlsConfig)`), \
@@ -188,6 +221,7 @@ impl Remoting {
             local,
             #[cfg(feature = "tls")]
             tls,
+            network,
             runtime: runtime::Handle::current(),
             slots: Mutex::default(),
             inbound: Mutex::default(),
@@ -198,7 +232,7 @@ impl Remoting {
             events: broadcast::Sender::new(256),
             random: Mutex::new(StdRng::seed_from_u64(seed)),
         });
-        tokio::spawn(serve_connections(Arc::clone(&shared), listener));
+        tokio::spawn(serve_connections(Arc::clone(&shared), entrance));
         #[cfg(feature = "tls")]
         if let Some(tls) = shared.tls.clone() {
             tokio::spawn(crate::tls::keep_fresh(Arc::clone(&shared), tls));

@@ -1,4 +1,4 @@
-//! The bytes of one taken connection, in the clear or over TLS.
+//! The bytes of one taken connection: in the clear, over TLS, or of another network.
 
 use std::{
     io,
@@ -11,9 +11,13 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::network::Connection;
+
 /// A connection that was taken.
 pub(crate) enum Socket {
     Plain(TcpStream),
+    /// Over what takes the place of TCP.
+    Other(Box<dyn Connection>),
     #[cfg(feature = "tls")]
     Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
 }
@@ -21,7 +25,7 @@ pub(crate) enum Socket {
 impl Socket {
     /// Whether nothing hides what goes over it.
     pub(crate) fn is_plain(&self) -> bool {
-        matches!(self, Self::Plain(_))
+        matches!(self, Self::Plain(_) | Self::Other(_))
     }
 }
 
@@ -29,6 +33,7 @@ macro_rules! each {
     ($socket:expr, $io:ident => $call:expr) => {
         match $socket {
             Socket::Plain($io) => $call,
+            Socket::Other($io) => $call,
             #[cfg(feature = "tls")]
             Socket::Tls($io) => $call,
         }

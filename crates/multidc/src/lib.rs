@@ -54,9 +54,9 @@ mod connect;
 /// derives that are called `RemoteActor`, say which: `use multidc::RemoteActor;`.
 pub mod prelude {
     pub use dc_actor::{
-        Activation, Actor, ActorSystem, AskError, Context, ContextExt, DrainOptions, Error, Event, Failback, GrainRef,
-        Handles, Home, Loss, Message, OnLoss, Ref, RemoteActor, RemoteMessage, Reply, RestartPolicy, Scope, Snapshot,
-        Strictness,
+        Activation, Actor, ActorChange, ActorSystem, ActorWatch, AskError, Context, ContextExt, DrainOptions,
+        EndReason, Error, Event, Failback, GrainRef, Handles, Home, Loss, Message, OnLoss, Ref, RemoteActor,
+        RemoteMessage, Reply, RestartPolicy, Scope, Snapshot, Strictness,
     };
     pub use dc_controller::{ControllerOptions, ControllerOptionsBuilder};
     pub use dc_core::{DataCenter, DataCenterId, DataCenterSelector, DataCenterState, NodeId, Selector};

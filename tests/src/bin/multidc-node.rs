@@ -2,7 +2,10 @@
 //! input, answers on standard output, logs to standard error, and ends when its
 //! standard input does.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -10,7 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use multidc::{DrainOptions, DrainOutcome, Infallible, Loss, Scope, TlsConfig, prelude::*};
 use multidc_tests::{
     actors::{AddItem, Analyse, Cart, CartArgs, Ledger, PanicNow, Progress, Worker, WorkerArgs, here},
-    clock::RateClock,
+    clock::{RateClock, wall},
     counters::{Counter, CounterArgs, Increment, Nearby, Tally, log_at},
     protocol::{Answer, CartReport, Command, Failure, KnownDc, Line, Question, Status, Where},
 };
@@ -177,6 +180,12 @@ async fn print_events(system: ActorSystem) {
     }
 }
 
+async fn print_watch(name: String, mut watch: ActorWatch) {
+    while let Some(change) = watch.next().await {
+        print(&Line::Event { text: format!("watch {name}: {change:?}") });
+    }
+}
+
 /// One line at a time, whole.
 fn print(line: &Line) {
     use std::io::Write;
@@ -289,6 +298,14 @@ async fn answer(system: &ActorSystem, ask: Command) -> Result<Answer, Error> {
             let ask = system.grain::<Tally>(&id).ask(Increment { op });
             Ok(Answer::Counted(ask.timeout(Duration::from_millis(timeout_ms)).await.map_err(failed)?))
         }
+        Command::Watch { name, global } => {
+            let watch = match global {
+                true => system.watch(&system.actor_of::<Counter>(&name).global().await?),
+                false => system.watch(&system.actor_of::<Worker>(&name).await?),
+            };
+            tokio::spawn(print_watch(name, watch));
+            Ok(Answer::Done)
+        }
         Command::Drain { why } => {
             let mut drain = system.drain(DrainOptions::default().why(why)).await?;
             while let Some(progress) = drain.next().await {
@@ -299,6 +316,10 @@ async fn answer(system: &ActorSystem, ask: Command) -> Result<Answer, Error> {
         Command::OwnershipStats => {
             let stats = system.ownership_stats().into_iter();
             Ok(Answer::Stats(stats.map(|(name, count)| (name.to_owned(), count)).collect()))
+        }
+        Command::WallClock => {
+            let since = wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Ok(Answer::WallClock(since.as_secs()))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// One thing that is done to the system, for a time, and then undone.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

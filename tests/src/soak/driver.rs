@@ -18,12 +18,11 @@ use super::{
     options::Options,
     proxy::Network,
     report::{Done, Outcome, Report},
-    rng::Rng,
     sample::Figure,
     servers,
     watch::Watch,
 };
-use crate::{eventually, servers::Store};
+use crate::{eventually, rng::Rng, servers::Store};
 
 /// How long all nodes may take to see each other.
 const SETTLE: Duration = Duration::from_secs(60);

@@ -91,7 +91,7 @@ fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::soak::rng::Rng;
+    use crate::rng::Rng;
 
     const LIMIT: Limit = Limit { least: 8.0, share: 0.1 };
 

@@ -21,7 +21,7 @@ use super::{
     servers::{dcctl, rotate},
     watch::Watch,
 };
-use crate::{proxy::Line, servers::Store};
+use crate::{distance::Distance, proxy::Line, servers::Store};
 
 /// How long a node may take to leave in order.
 const LEAVE: Duration = Duration::from_secs(25);
@@ -237,7 +237,8 @@ impl Fleet {
     async fn act(&mut self, planned: &Planned, store: &mut Store) -> anyhow::Result<()> {
         let lasts = planned.lasts;
         let wait = || tokio::time::sleep(lasts);
-        let cut = |silent: bool| Way { line: if silent { Line::BlackHole } else { Line::Cut }, delay: Duration::ZERO };
+        let cut =
+            |silent: bool| Way { line: if silent { Line::BlackHole } else { Line::Cut }, distance: Distance::NEAR };
         let all: Vec<usize> = (0..self.nodes.len()).collect();
         match planned.act {
             Act::Kill { slot } => self.kill(slot, lasts, &store.url).await?,
@@ -269,7 +270,7 @@ impl Fleet {
                 self.network.open_all();
             }
             Act::Delay { dcs, by } => {
-                let late = Way { line: Line::Open, delay: by };
+                let late = Way { line: Line::Open, distance: Distance::of(by) };
                 self.network.set(&self.places(dcs[0]), &self.places(dcs[1]), late);
                 wait().await;
                 self.network.open_all();

@@ -21,8 +21,8 @@ use super::{
     clock::now_us,
     control::{NodeSpec, Plant, Said, error_number},
     record::{Class, Entry, Outcome, What},
-    rng::Rng,
 };
+use crate::rng::Rng;
 
 /// Longest wait for an answer, or for room.
 const PATIENCE: Duration = Duration::from_secs(5);

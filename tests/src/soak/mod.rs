@@ -22,7 +22,6 @@ pub mod process;
 pub mod proxy;
 pub mod record;
 pub mod report;
-pub mod rng;
 pub mod sample;
 pub mod servers;
 pub mod svg;

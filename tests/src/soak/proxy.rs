@@ -1,5 +1,5 @@
 //! What stands before each node: links (TCP) and gossip (UDP) of every pair of nodes pass one of these, and can be cut,
-//! black-holed or delayed pair by pair, without privileges. It also sees when a link begins and ends.
+//! black-holed, delayed or made to lose something pair by pair, without privileges. It also sees when a link begins and ends.
 //!
 //! Who dials is found out from the operating system: the process that owns the other end of the connection.
 
@@ -23,7 +23,11 @@ use tokio::{
 };
 
 use super::clock::{SECOND, now_us};
-use crate::proxy::Line;
+use crate::{
+    distance::{Distance, Transit},
+    proxy::Line,
+    rng::Rng,
+};
 
 /// A position that stands for "nobody knows who".
 const UNKNOWN: usize = usize::MAX;
@@ -36,11 +40,11 @@ const MEMORY: u64 = 120 * SECOND;
 pub struct Way {
     /// Whether bytes pass.
     pub line: Line,
-    /// How much later, one way.
-    pub delay: Duration,
+    /// How far from each other they are.
+    pub distance: Distance,
 }
 
-const OPEN: Way = Way { line: Line::Open, delay: Duration::ZERO };
+const OPEN: Way = Way { line: Line::Open, distance: Distance::NEAR };
 
 /// The network of a soak: who reaches whom, and which links came and went.
 #[derive(Debug)]
@@ -51,11 +55,18 @@ pub struct Network {
     real: Vec<SocketAddr>,
     changes: Mutex<HashMap<(usize, usize), VecDeque<u64>>>,
     passed: AtomicU64,
+    /// Draws what is lost.
+    rng: Mutex<Rng>,
 }
 
 impl Network {
     /// A network between nodes that listen at these addresses; all ways open.
     pub fn new(real: Vec<SocketAddr>) -> Arc<Self> {
+        Self::with_seed(real, 0)
+    }
+
+    /// As [`new`](Self::new); what is lost follows from `seed`.
+    pub fn with_seed(real: Vec<SocketAddr>, seed: u64) -> Arc<Self> {
         let nodes = real.len();
         let pids: Arc<[AtomicU32]> = (0..nodes).map(|_| AtomicU32::new(0)).collect();
         let (finder, wanted) = std::sync::mpsc::channel();
@@ -68,7 +79,14 @@ impl Network {
             real,
             changes: Mutex::default(),
             passed: AtomicU64::new(0),
+            rng: Mutex::new(Rng::new(seed)),
         })
+    }
+
+    /// The two directions of a new connection.
+    fn transits(&self) -> [Transit; 2] {
+        let mut rng = self.rng.lock();
+        [Transit::new(rng.draw()), Transit::new(rng.draw())]
     }
 
     /// Which process is the node at this place now.
@@ -238,6 +256,11 @@ async fn forward(client: TcpStream, peer: SocketAddr, addr: SocketAddr, slot: us
     if way(&ways.borrow()).line == Line::Cut {
         return;
     }
+    let [mut there, back] = network.transits();
+    let distance = way(&ways.borrow()).distance;
+    if distance != Distance::NEAR {
+        tokio::time::sleep(there.handshake(distance)).await;
+    }
     let Ok(server) = TcpStream::connect(network.real[slot]).await else { return };
     // Without it small messages wait for acknowledgements.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
@@ -248,8 +271,8 @@ async fn forward(client: TcpStream, peer: SocketAddr, addr: SocketAddr, slot: us
         move || way(&ways.borrow())
     };
     tokio::select! {
-        () = pump(client_in, server_out, current.clone(), &network) => {}
-        () = pump(server_in, client_out, current, &network) => {}
+        () = pump(client_in, server_out, current.clone(), there, &network) => {}
+        () = pump(server_in, client_out, current, back, &network) => {}
         _ = ways.wait_for(|ways| way(ways).line == Line::Cut) => {}
     }
     network.note(from, slot);
@@ -260,6 +283,7 @@ async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     way: impl Fn() -> Way,
+    mut transit: Transit,
     network: &Network,
 ) {
     let (queue, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(64);
@@ -267,7 +291,8 @@ async fn pump(
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
             #[expect(clippy::disallowed_methods, reason = "the proxy is a clock of its own")]
-            let at = Instant::now() + way().delay;
+            let now = Instant::now();
+            let at = transit.arrival(now, read, way().distance);
             if queue.send((at, buffer[..read].to_vec())).await.is_err() {
                 return;
             }
@@ -276,7 +301,7 @@ async fn pump(
     };
     let write = async {
         while let Some((at, chunk)) = due.recv().await {
-            if !way().delay.is_zero() {
+            if way().distance != Distance::NEAR {
                 tokio::time::sleep_until(at).await;
             }
             network.passed.fetch_add(chunk.len() as u64, Ordering::Relaxed);
@@ -300,6 +325,7 @@ async fn pump(
 async fn relay(outer: Arc<UdpSocket>, slot: usize, network: Arc<Network>) {
     let mut inner: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut answers = JoinSet::new();
+    let mut rng = Rng::new(network.rng.lock().draw());
     let mut buffer = vec![0; 4096];
     loop {
         let Ok((length, peer)) = outer.recv_from(&mut buffer).await else { continue };
@@ -321,13 +347,16 @@ async fn relay(outer: Arc<UdpSocket>, slot: usize, network: Arc<Network>) {
                 socket
             }
         };
+        if rng.range(0..1_000) < u64::from(way.distance.lost_per_mille) {
+            continue;
+        }
         let datagram = buffer[..length].to_vec();
-        if way.delay.is_zero() {
+        if way.distance.one_way.is_zero() {
             // A node that is down takes none; gossip lives with loss.
             let _ = socket.send(&datagram).await;
         } else {
             answers.spawn(async move {
-                tokio::time::sleep(way.delay).await;
+                tokio::time::sleep(way.distance.one_way).await;
                 let _ = socket.send(&datagram).await;
             });
             while answers.try_join_next().is_some() {}

@@ -2,6 +2,7 @@
 //! planes, real faults. Numbers in names are those of `docs/guarantees.md`;
 //! `fault_N` are those of `docs/faults.md`.
 
+mod bench;
 mod drain;
 mod faults;
 mod ownership;

@@ -4,7 +4,7 @@
 //! and how a message finds the present owner. Must not know how ownership is decided.
 //!
 //! Reading order: [`Global`] (what a node has of it), [`standing`] (what runs under which title), [`names`], [`slots`],
-//! [`orders`] (what the driver asks), [`moves`] (handing over), [`landing`] (taking over in good order).
+//! [`orders`] (what the driver asks), [`moves`] (handing over), [`landing`] (taking over in good order), [`placing`].
 
 mod floor;
 mod intent;
@@ -12,7 +12,9 @@ mod landing;
 mod moves;
 mod names;
 mod orders;
+mod placing;
 mod slots;
+mod spawns;
 mod standing;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -21,11 +23,12 @@ use bytes::Bytes;
 use dc_core::{DataCenterId, Endpoint, Epoch, NodeId, SharedClock};
 use dc_ownership::{
     Ownership, OwnershipError,
-    ids::{GroupId, Slot},
+    ids::GroupId,
     order::{Holder, Thing},
 };
 use parking_lot::Mutex;
 
+pub use self::placing::{PlaceIn, PlaceInFuture};
 pub(crate) use self::{
     floor::{asked_for_floor, tell_events},
     intent::follow_intent,
@@ -33,6 +36,7 @@ pub(crate) use self::{
     moves::{Carrier, arrived_late},
     names::{Wanted, asked_to_find, locate as locate_name, spawn_here},
     orders::follow,
+    placing::asked_to_place,
     slots::{asked_to_activate, locate as locate_grain},
     standing::Standing,
 };
@@ -55,6 +59,8 @@ pub(crate) struct Global {
     standing: Standing,
     /// What is on its way in.
     landings: landing::Landings,
+    /// Spawns of names that are under way.
+    spawns: spawns::Spawns,
     /// Where names were found.
     found: Mutex<HashMap<String, (Location, u64, String)>>,
 }
@@ -83,6 +89,7 @@ impl Global {
             groups,
             standing: Standing::default(),
             landings: landing::Landings::default(),
+            spawns: spawns::Spawns::default(),
             found: Mutex::default(),
         }
     }
@@ -91,6 +98,7 @@ impl Global {
     fn owner(&self, thing: &Thing) -> Option<(Holder, Epoch)> {
         match thing {
             Thing::Slot(group, slot) => self.ownership.slot_owner(*group, *slot),
+            Thing::Grain(group, slot, identity) => self.ownership.grain_owner(*group, *slot, identity),
             Thing::Name(name) => {
                 let entry = self.ownership.known(name)?;
                 Some((entry.holder?, entry.epoch))
@@ -102,7 +110,10 @@ impl Global {
     fn epoch(&self, thing: &Thing) -> Option<u64> {
         match thing {
             Thing::Slot(group, slot) => self.ownership.slot_owner(*group, *slot).map(|(_, epoch)| epoch.0),
-            Thing::Name(name) => self.ownership.known(name).map(|entry| entry.epoch.0),
+            Thing::Grain(group, slot, identity) => {
+                self.ownership.grain_epoch(*group, *slot, identity).map(|epoch| epoch.0)
+            }
+            Thing::Name(name) => self.ownership.name_epoch(name).map(|epoch| epoch.0),
         }
     }
 
@@ -116,10 +127,10 @@ impl Global {
         self.clock.now() + left
     }
 
-    /// The slot of a grain, if its kind is global.
-    pub(crate) fn slot_of(&self, kind: &str, id: &str) -> Option<Thing> {
+    /// A grain by its identity, if its kind is global: to look up who owns it, by itself or with its slot.
+    pub(crate) fn grain(&self, kind: &str, id: &str) -> Option<Thing> {
         let group = self.groups.get(kind)?;
-        Some(Thing::Slot(*group, Slot::of(&identity(kind, id))))
+        Some(Thing::grain(*group, identity(kind, id)))
     }
 
     pub(crate) fn forget(&self, name: &str, at: &Location) {
@@ -159,6 +170,11 @@ impl Node {
         self.try_global().and_then(|global| global.epoch(thing)).is_some_and(|known| known > epoch)
     }
 
+    /// Whether its owner under this epoch is known to have handed it over in good order.
+    pub(crate) fn handed_over(&self, thing: &Thing, epoch: u64) -> bool {
+        self.try_global().is_some_and(|global| global.ownership.handed_over(thing, Epoch(epoch)))
+    }
+
     /// Somebody knows of a higher epoch of `thing` than what is served here.
     pub(crate) fn heard_of(&self, thing: Thing, epoch: u64) {
         if let Some(global) = self.try_global() {
@@ -174,6 +190,9 @@ impl Node {
         match thing {
             Thing::Slot(group, slot) => {
                 let _ = global.ownership.await_slot(*group, *slot, Some(Epoch(epoch)), until).await;
+            }
+            Thing::Grain(group, slot, identity) => {
+                let _ = global.ownership.await_grain(*group, *slot, identity, Some(Epoch(epoch)), until).await;
             }
             Thing::Name(name) => {
                 let _ = global.ownership.await_name(name, Epoch(epoch), until).await;
@@ -220,7 +239,8 @@ impl Owner {
     }
 }
 
-/// An error of ownership as ours. Nothing ran in any case: actors start only with a title in hand.
+/// An error of ownership as ours. Nothing ran in any case: actors start only with a title in hand. Whether what was asked
+/// to be moved is moved is not always known.
 pub(crate) fn ownership_error(what: &str, error: OwnershipError, after: Duration) -> Error {
     match error {
         OwnershipError::NameTaken { name, holder } => {
@@ -233,6 +253,14 @@ pub(crate) fn ownership_error(what: &str, error: OwnershipError, after: Duration
         OwnershipError::NotAllowed { what, data_center, why } => {
             Error::DataCenterNotRoutable { asked: what, reasons: vec![format!("{data_center}: {why}")] }
         }
+        OwnershipError::NobodyThere { asked, .. } => {
+            let reasons = vec![format!("no node lives there that takes {what}")];
+            Error::DataCenterNotRoutable { asked, reasons }
+        }
+        OwnershipError::Full { what } => {
+            Error::Overloaded { what: format!("{what}: the number of grains that live elsewhere than their slots") }
+        }
+        OwnershipError::Unsettled { .. } => Error::Other { text: error.to_string(), not_run: false },
         OwnershipError::Invalid(invalid) => invalid.into(),
         OwnershipError::Timeout { .. } => Error::Timeout { to: format!("the owner of {what}"), after, not_run: true },
         OwnershipError::Store(error) => {
@@ -246,6 +274,7 @@ pub(crate) fn ownership_error(what: &str, error: OwnershipError, after: Duration
 pub(crate) fn label(thing: &Thing) -> String {
     match thing {
         Thing::Slot(group, slot) => format!("slot {slot} of group {:08x}", group.0 >> 96),
+        Thing::Grain(_, _, identity) => identity.clone(),
         Thing::Name(name) => format!("the global name {name:?}"),
     }
 }
@@ -261,6 +290,11 @@ pub(crate) fn check_sender(node: &Node, from: &Bytes) -> Result<(), Error> {
     if !node.knows_newer(&thing, sender.epoch) {
         return Ok(());
     }
+    #[cfg(feature = "simulation")]
+    if node.plants(crate::system::Plant::AnySender) {
+        return Ok(());
+    }
+    crate::measure::ownership("sender_over");
     let newer = node.newer_owner(&thing, sender.epoch);
     Err(Error::NotOwner { actor: format!("the sender, {}", label(&thing)), epoch: sender.epoch, newer, not_run: true })
 }

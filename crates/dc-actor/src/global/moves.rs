@@ -16,6 +16,7 @@ use dc_core::Epoch;
 use dc_ownership::{
     Transfer,
     order::{Holder, Quiesced, Thing},
+    title::Title,
 };
 use dc_remoting::{Message, Pair, Symbol};
 use futures::{FutureExt, future::try_join_all};
@@ -55,7 +56,11 @@ pub(super) async fn quiesce(
     let held = async {
         global.standing.started(&thing).await;
         let cells = global.standing.cells(&thing);
-        cells.iter().for_each(|cell| _ = cell.core().gate.hold());
+        let hold = || cells.iter().for_each(|cell| _ = cell.core().gate.hold());
+        // Given up before it came to that, nobody would open these gates again.
+        if !moving.unless_over(hold) {
+            return Err("it was given up".into());
+        }
         try_join_all(cells.into_iter().map(finish)).await
     };
     let held = tokio::select! {
@@ -65,6 +70,8 @@ pub(super) async fn quiesce(
     let given_up = match held {
         Ok(states) => {
             let state = states.into_iter().flatten().collect();
+            // The title to its slot goes on: that of what runs here does not.
+            moving.unless_over(|| global.standing.cells(&thing).iter().filter_map(part).for_each(Title::suspend));
             done.send(Quiesced { state }).is_err().then(|| "it took too long".to_owned())
         }
         Err(reason) => Some(reason),
@@ -101,10 +108,20 @@ async fn finish(cell: Arc<dyn AnyCell>) -> Result<Option<(String, Bytes)>, Strin
     }
 }
 
-/// The hand-over is over: forward, or go on here.
-pub(super) async fn settle(node: Arc<Node>, global: Arc<Global>, thing: Thing, to: Option<(Holder, Epoch)>) {
-    let Some(moving) = global.standing.moving(&thing) else { return };
-    let Some((holder, epoch)) = to else { return resume(&node, &global, &thing, &moving) };
+/// The title of one activation of a grain, which may end before that of its slot.
+fn part(cell: &Arc<dyn AnyCell>) -> Option<&Title> {
+    let owned = cell.core().owned.as_ref()?;
+    matches!(owned.thing, Thing::Grain(..)).then_some(&owned.title)
+}
+
+/// The hand-over is over: what waited follows it.
+pub(super) async fn settle(
+    node: Arc<Node>,
+    global: Arc<Global>,
+    thing: Thing,
+    moving: Arc<Move>,
+    (holder, epoch): (Holder, Epoch),
+) {
     let moved = Event::GlobalMoved {
         what: label(&thing),
         data_center: holder.data_center.clone(),
@@ -112,8 +129,16 @@ pub(super) async fn settle(node: Arc<Node>, global: Arc<Global>, thing: Thing, t
         epoch: epoch.0,
     };
     for cell in global.standing.cells(&thing) {
+        if let Some(part) = part(&cell) {
+            part.end();
+        }
         // Its gate closes at once; what it does in its end, it does as a former owner.
         tokio::spawn(cell.stop());
+    }
+    if holder.node == node.id() {
+        // An identity that was placed where it is.
+        to_itself(&node, &global, &thing, &moving);
+        return node.bus().tell(moved);
     }
     let owner = Owner::of(holder, epoch);
     let pair = node.peer_of(&owner.dc, &owner.endpoint, owner.node).pair();
@@ -150,20 +175,26 @@ pub(super) async fn settle(node: Arc<Node>, global: Arc<Global>, thing: Thing, t
     node.bus().tell(moved);
 }
 
-/// It stays: what waited is taken in, in order, before anything that comes now.
-fn resume(node: &Arc<Node>, global: &Global, thing: &Thing, moving: &Arc<Move>) {
+/// It stays: what waited is taken in, in order, before anything that comes now. Nothing where the hand-over has ended:
+/// another one may have begun.
+pub(super) fn resume(node: &Arc<Node>, global: &Global, thing: &Thing, moving: &Arc<Move>) {
     let cells = global.standing.cells(thing);
     let mut late = Vec::new();
     {
         let mut held = moving.held.lock();
-        for Held { incoming, .. } in held.take().into_iter().flatten() {
+        let Some(waited) = held.take() else { return };
+        for Held { incoming, .. } in waited {
             let back = match node.actors().get(incoming.message.to) {
                 Some(cell) => cell.deliver_held(incoming),
                 None => Err(incoming),
             };
             late.extend(back.err());
         }
+        cells.iter().filter_map(part).for_each(Title::resume);
         cells.iter().for_each(|cell| cell.core().gate.release());
+    }
+    if !global.is_apart(thing) {
+        global.standing.rejoin(thing);
     }
     global.standing.end_move(thing, moving);
     let _ = moving.over.set(());
@@ -172,14 +203,25 @@ fn resume(node: &Arc<Node>, global: &Global, thing: &Thing, moving: &Arc<Move>) 
     }
 }
 
+/// It was handed over to this very node: what waited looks for its new activation.
+fn to_itself(node: &Arc<Node>, global: &Global, thing: &Thing, moving: &Arc<Move>) {
+    let held = moving.held.lock().take();
+    global.standing.end_move(thing, moving);
+    let _ = moving.over.set(());
+    for Held { incoming, .. } in held.into_iter().flatten() {
+        grain::redirect(node, incoming);
+    }
+}
+
 /// Takes a message for something global that is not taken in here (now, or any more).
 pub(crate) fn arrived_late(node: &Arc<Node>, incoming: Incoming) {
     let Some(global) = node.try_global() else { return grain::redirect(node, incoming) };
     let Some(thing) = global.thing_of(node, &incoming.message) else { return grain::redirect(node, incoming) };
-    if let Some(moving) = global.standing.moving(&thing)
+    if let Some(moving) = global.standing.moving_of(&thing)
         && let Some(held) = &mut *moving.held.lock()
     {
         if held.len() < HELD {
+            crate::measure::ownership("message_held");
             return held.push_back(Held { incoming, since: node.clock().now() });
         }
         let what = format!("{} while it is handed over", label(&thing));
@@ -196,11 +238,19 @@ pub(crate) fn arrived_late(node: &Arc<Node>, incoming: Incoming) {
 }
 
 impl Global {
+    /// Whether it is an identity that lives elsewhere than its slot, or is about to.
+    fn is_apart(&self, thing: &Thing) -> bool {
+        match thing {
+            Thing::Grain(group, slot, identity) => self.ownership.is_overridden(*group, *slot, identity),
+            Thing::Slot(..) | Thing::Name(_) => false,
+        }
+    }
+
     /// What a message is for, by its kind and key.
     pub(crate) fn thing_of(&self, node: &Node, message: &Message) -> Option<Thing> {
         let key = std::str::from_utf8(&message.key).ok()?;
         match node.kinds().grain(&message.kind) {
-            Some((kind, _)) => self.slot_of(kind, key),
+            Some((kind, _)) => self.grain(kind, key),
             None => Some(Thing::Name(key.to_owned())),
         }
     }
@@ -224,6 +274,7 @@ struct Forwarding<'a> {
 
 impl Forwarding<'_> {
     async fn forward(&mut self, held: Held) {
+        crate::measure::ownership("message_forwarded");
         let Held { mut incoming, since } = held;
         let key = (incoming.message.kind.clone(), incoming.message.key.clone());
         if !self.places.contains_key(&key) {

@@ -15,7 +15,7 @@ use dc_ownership::{
     title::{NotOwner, Title},
 };
 
-use super::{Global, Located, Owner, ownership_error};
+use super::{Global, Located, Owner, ownership_error, spawns::Begun};
 use crate::{
     error::{Error, NewOwner},
     grain::NotFound,
@@ -35,43 +35,55 @@ pub(crate) struct Wanted {
 }
 
 /// Claims the name for this node and starts its actor. Once it starts, it goes on to its end also if the caller is
-/// dropped or the time is over.
+/// dropped or the time is over. A try of the same spawn that comes meanwhile is told the same (L3).
 pub(crate) async fn spawn_here(node: &Arc<Node>, wanted: Wanted, left: Duration) -> Result<Located, Error> {
     node.accepting()?;
     let what = format!("the global name {:?}", wanted.name);
     let global = node.global(|| what.clone())?.clone();
+    let until = node.clock().now() + left;
+    let (name, request) = (wanted.name.clone(), wanted.request);
+    let spawning = global.spawns.join(&name, request, |begun| {
+        let (node, global, what) = (node.clone(), global.clone(), what.clone());
+        async move { claim_and_start(&node, &global, wanted, &what, until, begun).await }
+    });
+    // When all who wait have gone before it starts, the claim goes with them and is taken back: nothing ran under it.
+    match tokio::time::timeout(left, spawning.outcome()).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::Timeout { to: what, after: left, not_run: !spawning.has_begun() }),
+    }
+}
+
+async fn claim_and_start(
+    node: &Arc<Node>,
+    global: &Global,
+    wanted: Wanted,
+    what: &str,
+    until: Instant,
+    begun: Begun,
+) -> Result<Located, Error> {
+    let left = || until.saturating_duration_since(node.clock().now());
     let spec = NameSpec {
         name: wanted.name.clone(),
         kind: wanted.kind.to_owned(),
         args: wanted.args.clone(),
         policy: wanted.policy.clone(),
     };
-    let until = node.clock().now() + left;
-    // Dropped at the end of its time, a claim that was made is taken back: nothing ran under it.
-    let claimed = match tokio::time::timeout(left, global.ownership.claim(spec)).await {
-        Ok(claimed) => claimed,
-        Err(_) => return Err(Error::Timeout { to: what, after: left, not_run: true }),
-    };
-    let title = match claimed {
+    let title = match global.ownership.claim(spec).await {
         Ok(title) => title,
         Err(OwnershipError::NameTaken { name, holder }) => {
-            let left = until.saturating_duration_since(node.clock().now());
-            if let Some(located) = started_by(node, &holder, wanted.request, left).await {
+            if let Some(located) = started_by(node, &holder, wanted.request, left()).await {
                 return Ok(located);
             }
-            return Err(ownership_error(&what, OwnershipError::NameTaken { name, holder }, left));
+            return Err(ownership_error(what, OwnershipError::NameTaken { name, holder }, left()));
         }
-        Err(error) => return Err(ownership_error(&what, error, left)),
+        Err(error) => return Err(ownership_error(what, error, left())),
     };
+    begun.now();
     let work = tokio::spawn({
         let node = node.clone();
         async move { start(&node, wanted, title).await }
     });
-    let left = until.saturating_duration_since(node.clock().now());
-    match tokio::time::timeout(left, work).await {
-        Ok(done) => done.unwrap_or_else(|err| Err(Error::Other { text: format!("{what}: {err}"), not_run: false })),
-        Err(_) => Err(Error::Timeout { to: what, after: left, not_run: false }),
-    }
+    work.await.unwrap_or_else(|err| Err(Error::Other { text: format!("{what}: {err}"), not_run: false }))
 }
 
 /// Where the actor is, if an earlier try of the same spawn has started it (L3).
@@ -109,7 +121,7 @@ async fn run(node: &Arc<Node>, wanted: Wanted, title: Title, state: Option<Bytes
     let global = node.global(|| name.clone())?;
     let thing = Thing::Name(name.clone());
     node.accepting_owned()?;
-    let _starting = global.standing.begin(&thing).map_err(|_| Error::not_found(&name))?;
+    let _starting = global.standing.begin(&thing, &thing).map_err(|_| Error::not_found(&name))?;
     let unknown = || Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() };
     let (_, maker) = node.kinds().actor(kind).ok_or_else(unknown)?;
     let (number, epoch) = (node.actors().number(), title.epoch().0);

@@ -39,9 +39,14 @@ pub(crate) async fn follow(system: WeakSystem, mut orders: UnboundedReceiver<Ord
                 let moving = global.standing.begin_move(&thing, to);
                 tokio::spawn(moves::quiesce(node.clone(), global, thing, moving, done));
             }
-            Order::Moved { thing, to } => {
-                tokio::spawn(moves::settle(node.clone(), global, thing, to));
-            }
+            Order::Moved { thing, to } => match (global.standing.moving(&thing), to) {
+                // At once: the next order may be to hand it over again.
+                (Some(moving), None) => moves::resume(&node, &global, &thing, &moving),
+                (Some(moving), Some(owner)) => {
+                    tokio::spawn(moves::settle(node.clone(), global, thing, moving, owner));
+                }
+                (None, _) => {}
+            },
             Order::Adopt { entry, title, state, done } => {
                 tokio::spawn(adopt(node.clone(), entry, title, state, done));
             }

@@ -7,9 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dc_core::Epoch;
 use dc_ownership::{
     ids::{GroupId, Slot},
-    order::Thing,
+    order::{Holder, Thing},
     title::Title,
 };
 use tracing::Instrument;
@@ -31,6 +32,66 @@ const ONE_QUESTION: Duration = Duration::from_secs(3);
 /// How often a title that is about to be confirmed is looked for.
 const CONFIRMED: Duration = Duration::from_millis(10);
 
+/// A global grain, by what it is owned as.
+pub(super) struct Identity<'a> {
+    pub(super) global: &'a Arc<Global>,
+    pub(super) group: GroupId,
+    slot: Slot,
+    pub(super) text: String,
+}
+
+impl<'a> Identity<'a> {
+    /// # Errors
+    ///
+    /// The kind is not global, or not served here.
+    pub(super) fn of(node: &'a Arc<Node>, kind: &str, id: &str) -> Result<Self, Error> {
+        let what = || format!("grain kind {kind:?}");
+        let global = node.global(what)?;
+        global.ownership.check_kind(kind).map_err(|error| ownership_error(&what(), error, Duration::ZERO))?;
+        match global.grain(kind, id) {
+            Some(Thing::Grain(group, slot, text)) => Ok(Self { global, group, slot, text }),
+            Some(Thing::Slot(..) | Thing::Name(_)) | None => {
+                Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() })
+            }
+        }
+    }
+
+    /// Itself.
+    fn alone(&self) -> Thing {
+        Thing::Grain(self.group, self.slot, self.text.clone())
+    }
+
+    /// Somebody knows it under this epoch.
+    pub(super) fn hear_of(&self, node: &Node, epoch: Epoch) {
+        if epoch > self.global.ownership.grain_epoch(self.group, self.slot, &self.text).unwrap_or_default() {
+            node.heard_of(self.alone(), epoch.0);
+        }
+    }
+
+    pub(super) fn owner(&self) -> Option<(Holder, Epoch)> {
+        self.global.ownership.grain_owner(self.group, self.slot, &self.text)
+    }
+
+    fn title(&self) -> Option<(Title, bool)> {
+        self.global.ownership.grain_title(self.group, self.slot, &self.text)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.global.ownership.is_overridden(self.group, self.slot, &self.text)
+    }
+
+    /// The newest owner of what this node knows and was told; waits for one where there is none.
+    pub(super) async fn find(&self, told: Option<&NewOwner>, left: Duration) -> Result<Owner, Error> {
+        if let Some(owner) = Owner::newest(self.owner(), told) {
+            return Ok(owner);
+        }
+        let until = self.global.after(left);
+        let waited = self.global.ownership.await_grain(self.group, self.slot, &self.text, None, until).await;
+        let (holder, epoch) = waited.map_err(|error| ownership_error(&self.text, error, left))?;
+        Ok(Owner::of(holder, epoch))
+    }
+}
+
 /// Finds the owner of a global grain, and makes the grain active there if it is not.
 pub(crate) async fn locate(
     node: &Arc<Node>,
@@ -39,16 +100,9 @@ pub(crate) async fn locate(
     until: Instant,
     told: Option<&NewOwner>,
 ) -> Result<Located, NotFound> {
-    let (global, group, slot) = place(node, kind, id)?;
+    let grain = Identity::of(node, kind, id)?;
     let left = |node: &Node| until.saturating_duration_since(node.clock().now());
-    let mut owner = Owner::newest(global.ownership.slot_owner(group, slot), told);
-    if owner.is_none() {
-        let (found, left) = (identity(kind, id), left(node));
-        let waited = global.ownership.await_slot(group, slot, None, global.after(left)).await;
-        let (holder, epoch) = waited.map_err(|error| ownership_error(&found, error, left))?;
-        owner = Some(Owner::of(holder, epoch));
-    }
-    let Some(owner) = owner else { return Err(Error::not_found(identity(kind, id)).into()) };
+    let owner = grain.find(told, left(node)).await?;
     if owner.node == node.id() {
         return Ok(activate(node, kind, id, owner.epoch, left(node), false).await?);
     }
@@ -76,27 +130,13 @@ pub(super) async fn ask(node: &Arc<Node>, owner: &Owner, body: GrainBody, left: 
 /// Answers a node that takes this one for the owner.
 pub(crate) async fn asked_to_activate(node: &Arc<Node>, body: GrainBody, left: Duration) -> Result<Place, Error> {
     let (kind, id) = grain::known(node, &body)?;
-    let (_, group, slot) = place(node, kind, &id)?;
-    let thing = Thing::Slot(group, slot);
-    if body.epoch > node.try_global().and_then(|global| global.epoch(&thing)).unwrap_or_default() {
-        node.heard_of(thing, body.epoch);
-    }
+    Identity::of(node, kind, &id)?.hear_of(node, Epoch(body.epoch));
     let found = activate(node, kind, &id, body.epoch, left, body.forwarded).await?;
     Ok(Place { epoch: found.epoch, ..Place::at(kind, &found.at) })
 }
 
-fn place<'a>(node: &'a Arc<Node>, kind: &str, id: &str) -> Result<(&'a Arc<Global>, GroupId, Slot), Error> {
-    let what = || format!("grain kind {kind:?}");
-    let global = node.global(what)?;
-    global.ownership.check_kind(kind).map_err(|error| ownership_error(&what(), error, Duration::ZERO))?;
-    match global.slot_of(kind, id) {
-        Some(Thing::Slot(group, slot)) => Ok((global, group, slot)),
-        Some(Thing::Name(_)) | None => Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() }),
-    }
-}
-
-/// Makes the grain active here, under the title to its slot; many callers at once make it so once. Goes on to its end
-/// also if the caller is dropped or the time is over.
+/// Makes the grain active here, under the title to it or to its slot; many callers at once make it so once. Goes on to
+/// its end also if the caller is dropped or the time is over.
 pub(super) async fn activate(
     node: &Arc<Node>,
     kind: &'static str,
@@ -126,14 +166,15 @@ async fn activate_here(
     left: Duration,
     forwarded: bool,
 ) -> Result<Located, Error> {
-    let (global, group, slot) = place(node, kind, id)?;
-    let thing = Thing::Slot(group, slot);
+    let grain = Identity::of(node, kind, id)?;
+    let (global, alone) = (grain.global, grain.alone());
     let until = node.clock().now() + left;
     loop {
-        if let Some(moving) = global.standing.moving(&thing) {
+        if let Some(moving) = global.standing.moving_of(&alone) {
             moving.over.wait().await;
         }
-        let title = title(node, global, (group, slot), asked, &identity(kind, id), until).await?;
+        let (title, is_alone) = title(node, &grain, asked, until).await?;
+        let thing = if is_alone { alone.clone() } else { Thing::Slot(grain.group, grain.slot) };
         if !forwarded {
             global.after_landing(&thing, title.epoch().0).await;
         }
@@ -160,27 +201,25 @@ async fn activate_here(
                 continue;
             }
         };
-        let Ok(_starting) = global.standing.begin(&thing) else { continue };
-        let outcome = start(node, global, &thing, title, kind, id).await;
+        let Ok(_starting) = global.standing.begin(&thing, &alone) else { continue };
+        // From here on no hand-over of it passes this start by; one that was done before shows.
+        if grain.is_alone() != is_alone {
+            continue;
+        }
+        let outcome = start(node, &grain, &thing, &title, kind, id).await;
         drop(rising);
         return outcome;
     }
 }
 
-/// The title to a slot of this node, under `asked` at least; waits a little where it is about to be confirmed.
-async fn title(
-    node: &Arc<Node>,
-    global: &Global,
-    (group, slot): (GroupId, Slot),
-    asked: u64,
-    what: &str,
-    until: Instant,
-) -> Result<Title, Error> {
+/// The title to a grain, or its slot, of this node, under `asked` at least, and whether it is to the grain alone;
+/// waits a little where it is about to be confirmed.
+async fn title(node: &Arc<Node>, grain: &Identity<'_>, asked: u64, until: Instant) -> Result<(Title, bool), Error> {
     loop {
-        if let Some(title) = global.ownership.slot_title(group, slot).filter(|title| title.epoch().0 >= asked) {
-            return Ok(title);
+        if let Some(found) = grain.title().filter(|(title, _)| title.epoch().0 >= asked) {
+            return Ok(found);
         }
-        let owner = global.ownership.slot_owner(group, slot);
+        let owner = grain.owner();
         let (mine, epoch) = match &owner {
             Some((holder, epoch)) => (holder.node == node.id(), epoch.0),
             None => (false, 0),
@@ -188,17 +227,18 @@ async fn title(
         // Who asks may be ahead: the hand-over to this node has not been seen here yet.
         if !(mine || epoch < asked) || node.clock().now() >= until {
             let newer = owner.filter(|_| !mine).map(|(holder, epoch)| super::new_owner(holder, epoch));
-            return Err(Error::NotOwner { actor: what.to_owned(), epoch, newer, not_run: true });
+            return Err(Error::NotOwner { actor: grain.text.clone(), epoch, newer, not_run: true });
         }
         tokio::time::sleep(CONFIRMED).await;
     }
 }
 
+/// Starts it under `title`, which is to `thing`: the grain itself, or its slot.
 async fn start(
     node: &Arc<Node>,
-    global: &Global,
+    grain: &Identity<'_>,
     thing: &Thing,
-    title: Title,
+    title: &Title,
     kind: &'static str,
     id: &Arc<str>,
 ) -> Result<Located, Error> {
@@ -206,27 +246,27 @@ async fn start(
     let Some((_, maker)) = node.kinds().grain(kind) else {
         return Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() });
     };
-    let (number, epoch) = (node.actors().number(), title.epoch());
-    let Thing::Slot(group, slot) = thing else { return Err(Error::not_found(identity(kind, id))) };
-    let state = global.ownership.take_state(*group, *slot, &identity(kind, id), epoch);
+    let (number, epoch, alone) = (node.actors().number(), title.epoch(), grain.alone());
+    let state = grain.global.ownership.take_state(grain.group, grain.slot, &grain.text, epoch);
     let core = Core::new(number, kind, Key::Grain(id.clone()), node.host());
-    let core = Arc::new(core.owned_by(Owned::new(thing.clone(), title)));
-    let cell = maker.start(core.clone(), id, state, ended(node, thing, kind, id, number));
+    // A title of its own: it may be handed over without its slot.
+    let core = Arc::new(core.owned_by(Owned::new(alone.clone(), title.part())));
+    let cell = maker.start(core.clone(), id, state, ended(node, &alone, kind, id, number));
     node.actors().insert(cell.clone());
-    global.standing.add(thing, cell.clone(), 0);
+    grain.global.standing.add(thing, cell.clone(), 0);
     if let Err(error) = core.wait_started().await {
         core.wait_stopped().await;
-        gone(node, thing, number);
+        gone(node, &alone, number);
         return Err(error);
     }
     if !grain::note_active(node, kind, id, cell) {
         core.wait_stopped().await;
-        gone(node, thing, number);
+        gone(node, &alone, number);
         return Err(Error::not_found(core.label()));
     }
     // It may have ended, and been removed, before it was put there.
     if core.gate.is_closed() {
-        gone(node, thing, number);
+        gone(node, &alone, number);
     }
     measure::activation(kind);
     tracing::debug!(grain = %core.label(), %epoch, node = %node.label(), "global grain active");
@@ -234,10 +274,10 @@ async fn start(
     Ok(Located { at: node.location(number), epoch: epoch.0 })
 }
 
-fn gone(node: &Node, thing: &Thing, number: u64) {
+fn gone(node: &Node, what: &Thing, number: u64) {
     node.actors().remove(number);
     if let Some(global) = node.try_global() {
-        global.standing.remove(thing, number);
+        global.standing.remove(what, number);
     }
 }
 

@@ -77,7 +77,7 @@ fn is_over(node: &Node, kind: &str, id: &str, found: &Located, told: Option<&New
     if found.epoch == 0 {
         return false;
     }
-    let newer = || node.try_global().and_then(|global| global.slot_of(kind, id));
+    let newer = || node.try_global().and_then(|global| global.grain(kind, id));
     told.is_some_and(|told| told.epoch > found.epoch)
         || newer().is_some_and(|thing| node.knows_newer(&thing, found.epoch))
 }

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dc_core::{NodeId, SharedClock};
+use dc_core::{DataCenterSelector, NodeId, SharedClock};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -32,7 +32,7 @@ pub(crate) use self::{
     rest::put_to_rest,
 };
 use crate::{
-    global::Located,
+    global::{Located, PlaceIn},
     host::AnyCell,
     message::{Handles, RemoteActor, RemoteMessage},
     mobile::{Mobile, What},
@@ -81,6 +81,36 @@ impl<A: RemoteActor> GrainRef<A> {
         M: RemoteMessage,
     {
         Ask::new(Target::Grain(self.clone()), message)
+    }
+
+    /// Has this grain live in datacenters that match, whatever its slot does: one of their nodes takes it over from its
+    /// owner, with its state if its kind has [`snapshots`](crate::GrainBuilder::snapshots), under a higher epoch.
+    /// Messages that come meanwhile follow it in order (G5). It need not be active, and is not made so.
+    ///
+    /// From then on it is owned by itself, as its kind's policy says, with `to` as what it prefers: taken over when its
+    /// node or datacenter is lost, moved by a drain, and taken back to `to` where failback is automatic. Where it lives
+    /// there already, it stays. Asking again is safe; placing it again elsewhere is the way to take it away.
+    ///
+    /// ```no_run
+    /// # use dc_actor::{ActorSystem, Error, RemoteActor};
+    /// # use dc_core::Selector;
+    /// # #[derive(kameo::Actor, RemoteActor, serde::Serialize, serde::Deserialize)]
+    /// # #[remote(crate = "dc_actor")] struct Cart;
+    /// # async fn f(system: ActorSystem) -> Result<(), Error> {
+    /// system.grain::<Cart>("user-42").place_in(Selector::region("eu-west-1")).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`](crate::Error): `TypeNotRegistered` where its kind is not a global one of this node;
+    /// `DataCenterRecordNotFound`, `DataCenterNotReady` and `DataCenterStaleRecords` as for a spawn;
+    /// `DataCenterNotRoutable` also where the kind's policy keeps it out of all of them; `Unauthorized` where its
+    /// owner's datacenter does not let this one take over the kind; `Overloaded` where too many grains live elsewhere
+    /// than their slots; `OwnershipUnavailable` where the hand-over was given up, and it stays. Others as for messages:
+    /// where [`certainly_not_run`](crate::Error::certainly_not_run) is false, it may be moved, or be moved yet.
+    pub fn place_in(&self, to: impl Into<DataCenterSelector>) -> PlaceIn<A> {
+        PlaceIn::new(self.clone(), to.into())
     }
 
     pub(crate) fn mobile(&self) -> &Mobile<A> {

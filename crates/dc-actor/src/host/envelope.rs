@@ -270,7 +270,12 @@ fn refusal(core: &Core, deadline: Option<Instant>, meant: Meant) -> Option<Error
         core.heard_of(sent);
         return Some(core.not_owner(sent, true));
     }
-    (sent != current).then(|| Error::StaleEpoch { actor: core.label(), sent, current })
+    (sent != current).then(|| {
+        if matches!(meant, Meant::Owned(_)) {
+            crate::measure::ownership("stale_epoch");
+        }
+        Error::StaleEpoch { actor: core.label(), sent, current }
+    })
 }
 
 /// The text of a panic.

@@ -124,8 +124,9 @@ async fn end<A: Actor>(cell: &Cell<A>, failure: Option<String>, ended: Ended) {
         tracing::warn!(actor = %core.label(), reason, "actor failed and stays stopped");
         core.host.bus.tell(Event::ActorFailed { actor: core.label(), reason: reason.clone() });
     }
-    ended(failure).await;
+    ended(failure.clone()).await;
     core.set_stopped();
+    core.tell_watchers(failure.as_deref());
 }
 
 fn prepare<A: Actor>(table: &Table<A>) -> PreparedActor<A> {

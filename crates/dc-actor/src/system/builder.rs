@@ -2,13 +2,13 @@
 
 use std::{collections::HashSet, convert::Infallible, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use dc_cluster::{ClusterConfig, ClusterConfigBuilder, Discovery, GossipKey, GossipTiming};
+use dc_cluster::{ClusterConfig, ClusterConfigBuilder, DatagramTransport, Discovery, GossipKey, GossipTiming};
 use dc_controller::{ControllerOptions, ControllerOptionsBuilder};
 use dc_controlplane::{ControlPlane, TokioClock, ownership::OwnershipStore};
 use dc_core::{DataCenter, Endpoint, Invalid, SharedClock, SystemName};
 use dc_ownership::{BootClock, OwnershipOptions, OwnershipOptionsBuilder};
 use dc_placement::Strategy;
-use dc_remoting::{RemotingConfig, RemotingConfigBuilder};
+use dc_remoting::{Network, RemotingConfig, RemotingConfigBuilder};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{ActorSystem, Options, StartError, start};
@@ -71,6 +71,9 @@ impl From<Infallible> for ConfigError {
     }
 }
 
+/// The highest `max_watches`.
+const MOST_WATCHES: usize = 1 << 24;
+
 type Tune<B> = Option<Box<dyn FnOnce(B) -> B + Send>>;
 
 /// A system that is being described; [`start`](Self::start) checks and starts it.
@@ -94,6 +97,7 @@ pub struct ActorSystemBuilder {
     takes_part: bool,
     remoting: Tune<RemotingConfigBuilder>,
     cluster: Tune<ClusterConfigBuilder>,
+    network: Option<OtherNetwork>,
     #[cfg(feature = "tls")]
     tls: Option<dc_remoting::TlsConfig>,
 }
@@ -120,6 +124,7 @@ impl ActorSystemBuilder {
             takes_part: true,
             remoting: None,
             cluster: None,
+            network: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -260,6 +265,14 @@ impl ActorSystemBuilder {
         self
     }
 
+    /// How many watches this node holds, and how many of its actors each other node may watch; beyond, a watch ends with
+    /// [`EndReason::Refused`](crate::EndReason::Refused). Default 65,536.
+    #[must_use]
+    pub fn max_watches(mut self, max: usize) -> Self {
+        self.options.max_watches = max;
+        self
+    }
+
     /// How a datacenter's node is chosen for spawns, unless a spawn says otherwise. Default [`Strategy::Random`].
     #[must_use]
     pub fn strategy(mut self, strategy: Strategy) -> Self {
@@ -310,6 +323,23 @@ impl ActorSystemBuilder {
         self
     }
 
+    /// Carries links and gossip over something else than TCP and UDP: a simulated network. `gossip` sends and receives
+    /// at the address of [`listen`](Self::listen). Nothing on it is encrypted; it excludes TLS. Default: none.
+    #[must_use]
+    pub fn network(mut self, links: impl Network, gossip: impl DatagramTransport) -> Self {
+        self.network = Some(OtherNetwork { links: Arc::new(links), gossip: Arc::new(gossip) });
+        self
+    }
+
+    /// Plants a bug on purpose, to show that a simulation finds it. Not an interface.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn plant(mut self, plant: super::Plant) -> Self {
+        self.options.plant = Some(plant);
+        self
+    }
+
     /// Limits and times of links.
     #[must_use]
     pub fn links(mut self, tune: impl FnOnce(RemotingConfigBuilder) -> RemotingConfigBuilder + Send + 'static) -> Self {
@@ -355,6 +385,10 @@ impl ActorSystemBuilder {
                 wrong.push(ConfigError::invalid(field, format!("{value:?}"), "must be above zero and at most a day"));
             }
         }
+        if !(1..=MOST_WATCHES).contains(&self.options.max_watches) {
+            let rule = format!("must be 1 to {MOST_WATCHES}");
+            wrong.push(ConfigError::invalid("max_watches", self.options.max_watches, &rule));
+        }
         let ownership = plane.as_ref().filter(|_| self.takes_part).and_then(|plane| plane.ownership());
         if plane.is_some() && ownership.is_none() {
             wrong.extend(self.kinds.global_grains().map(|(kind, _)| ConfigError::NoOwnership { kind }));
@@ -380,6 +414,7 @@ impl ActorSystemBuilder {
                     }),
                     clock: self.clock.unwrap_or_else(|| Arc::new(TokioClock)),
                     remoting: self.remoting,
+                    network: self.network,
                     #[cfg(feature = "tls")]
                     tls: self.tls,
                 })
@@ -407,6 +442,12 @@ impl ActorSystemBuilder {
     }
 }
 
+/// What takes the place of TCP and UDP.
+pub(super) struct OtherNetwork {
+    pub(super) links: Arc<dyn Network>,
+    pub(super) gossip: Arc<dyn DatagramTransport>,
+}
+
 /// What global ownership is kept with.
 pub(super) struct OwnedParts {
     pub(super) store: Arc<dyn OwnershipStore>,
@@ -428,6 +469,7 @@ pub(super) struct Parts {
     pub(super) clock: SharedClock,
     pub(super) owned: Option<OwnedParts>,
     pub(super) remoting: Tune<RemotingConfigBuilder>,
+    pub(super) network: Option<OtherNetwork>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<dc_remoting::TlsConfig>,
 }

@@ -1,9 +1,9 @@
 //! Draining this datacenter: the operator's intent written, and how far it is (P8, G5).
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
 
 use dc_controlplane::wall_ms;
-use dc_core::{Intent, IntentKind};
+use dc_core::{Intent, IntentKind, Version};
 
 use super::node::Node;
 use crate::error::Error;
@@ -62,7 +62,9 @@ pub struct Drain {
     options: DrainOptions,
     first: usize,
     told: Option<DrainProgress>,
-    /// The table has shown the intent.
+    /// Which write the intent is: one that the table shows at this version or a later one has taken its place.
+    written: Version,
+    /// The table has shown that it is to be drained.
     seen: bool,
 }
 
@@ -77,8 +79,8 @@ impl Drain {
             let _ = tokio::time::timeout(node.options().ask_timeout, global.ownership.until_ready()).await;
         }
         let first = Self::owned(&node);
-        write(&node, &options, IntentKind::Drain).await?;
-        Ok(Self { node, options, first, told: None, seen: false })
+        let written = write(&node, &options, IntentKind::Drain).await?;
+        Ok(Self { node, options, first, told: None, written, seen: false })
     }
 
     fn owned(node: &Node) -> usize {
@@ -108,22 +110,34 @@ impl Drain {
 
     /// Whether it has ended, of which `now` has been told.
     fn ended(&mut self, now: DrainProgress) -> bool {
-        let known = self.node.try_global().is_none_or(|global| global.ownership.ready());
-        if self.wanted() { now.left == 0 && known } else { self.seen }
+        match self.wanted() {
+            Some(true) => now.left == 0 && self.node.try_global().is_none_or(|global| global.ownership.ready()),
+            Some(false) => true,
+            None => false,
+        }
     }
 
-    fn wanted(&mut self) -> bool {
-        let own = self.node.data_center().id();
-        let wanted = self.node.table().snapshot().get(own).map(|entry| entry.wanted());
-        let drains = matches!(wanted, Some(IntentKind::Drain | IntentKind::Out));
-        self.seen |= drains;
-        drains
+    /// Whether this drain stands, as far as the table shows; `None` where it does not show the intent yet, or has lost
+    /// sight of the own record: neither undoes a drain.
+    fn wanted(&mut self) -> Option<bool> {
+        let table = self.node.table().snapshot();
+        let entry = table.get(self.node.data_center().id())?;
+        if matches!(entry.wanted(), IntentKind::Drain | IntentKind::Out) {
+            self.seen = true;
+            return Some(true);
+        }
+        let undone = match entry.intent_version() {
+            Some(shown) => shown.partial_cmp(&self.written) != Some(Ordering::Less),
+            // The store has lost it.
+            None => self.seen,
+        };
+        undone.then_some(false)
     }
 
     /// Waits until it has ended, one way or the other. Cancel-safe.
     pub async fn outcome(&mut self) -> DrainOutcome {
         while self.next().await.is_some() {}
-        if self.wanted() { DrainOutcome::Drained } else { DrainOutcome::Aborted }
+        if self.wanted() == Some(false) { DrainOutcome::Aborted } else { DrainOutcome::Drained }
     }
 
     /// Undoes it: writes that this datacenter is to serve. What is being handed over is settled, the rest stays, and
@@ -133,15 +147,15 @@ impl Drain {
     ///
     /// As [`ActorSystem::drain`](crate::ActorSystem::drain).
     pub async fn abort(&self) -> Result<(), Error> {
-        write(&self.node, &self.options, IntentKind::Serve).await
+        write(&self.node, &self.options, IntentKind::Serve).await.map(drop)
     }
 }
 
-async fn write(node: &Node, options: &DrainOptions, want: IntentKind) -> Result<(), Error> {
+async fn write(node: &Node, options: &DrainOptions, want: IntentKind) -> Result<Version, Error> {
     let intent = Intent { at_ms: wall_ms(), ..Intent::new(want, &options.by, &options.why) };
     intent.check()?;
     let written = node.plane().set_intent(node.data_center().id(), &intent).await;
-    written.map(drop).map_err(|error| Error::OwnershipUnavailable {
+    written.map_err(|error| Error::OwnershipUnavailable {
         what: format!("the intent of {}", node.data_center().id()),
         reason: error.to_string(),
     })

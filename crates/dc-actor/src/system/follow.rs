@@ -55,7 +55,7 @@ async fn readiness(system: WeakSystem) {
 }
 
 async fn table(system: WeakSystem, mut events: Receiver<TableEvent>) {
-    let mut homes = HashSet::new();
+    let (mut homes, mut listed) = (HashSet::new(), HashSet::new());
     while let Some(first) = next(&mut events, &system).await {
         let Some(node) = system.node() else { return };
         // What has happened by now is looked at once: a list may bring thousands of changes.
@@ -70,6 +70,7 @@ async fn table(system: WeakSystem, mut events: Receiver<TableEvent>) {
             event = events.try_recv().ok();
         }
         follow_homes(&node, &mut homes);
+        forget_unlisted(&node, &mut listed);
     }
 }
 
@@ -87,6 +88,16 @@ fn follow_homes(node: &Arc<Node>, homes: &mut HashSet<DataCenterId>) {
     if now != *homes {
         *homes = now;
         node.grains().homes_changed();
+    }
+}
+
+/// Forgets what nodes watch here that no datacenter lists any more.
+fn forget_unlisted(node: &Node, listed: &mut HashSet<NodeId>) {
+    let now: HashSet<NodeId> =
+        node.table().snapshot().iter().flat_map(|entry| entry.endpoints()).map(|endpoint| endpoint.node).collect();
+    let before = std::mem::replace(listed, now);
+    if !before.is_subset(listed) {
+        crate::watch::forget_peers(node, |id| listed.contains(&id) || !before.contains(&id));
     }
 }
 
@@ -128,6 +139,7 @@ async fn cluster(system: WeakSystem, mut events: Receiver<ClusterEvent>) {
                 let gone = |id: NodeId| id == member.node;
                 node.names().retain(|at| !gone(at.node));
                 node.grains().retain(|at| !gone(at.node));
+                crate::watch::forget_peers(&node, |id| !gone(id));
             }
             ClusterEvent::LeaderChanged { to, .. } => {
                 node.bus().tell(Event::Leader { leader: Some(to), me: to == node.id() });

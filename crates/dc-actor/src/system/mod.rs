@@ -237,6 +237,17 @@ impl fmt::Debug for ActorSystem {
     }
 }
 
+/// A bug on purpose, to show that a simulation finds it.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// A global actor takes in work without looking at its title.
+    NoTitle,
+    /// What an owner sends is taken in whatever its epoch is.
+    AnySender,
+}
+
 /// What the routing table knows of one datacenter.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -31,6 +31,7 @@ use crate::{
     lookup::FoundNames,
     message::{RemoteActor, RemoteMessage},
     reference::Location,
+    watch::Watches,
 };
 
 /// Times and choices; the defaults are stated here and nowhere else.
@@ -42,8 +43,12 @@ pub(crate) struct Options {
     pub(crate) shutdown_grace: Duration,
     pub(crate) strategy: Strategy,
     pub(crate) fail_on_stale_cache: bool,
+    pub(crate) max_watches: usize,
     /// Without it, other datacenters may do anything.
     pub(crate) guard: Option<Arc<Guard>>,
+    /// A bug on purpose.
+    #[cfg(feature = "simulation")]
+    pub(crate) plant: Option<super::Plant>,
 }
 
 impl Default for Options {
@@ -55,7 +60,10 @@ impl Default for Options {
             shutdown_grace: Duration::from_secs(10),
             strategy: Strategy::Random,
             fail_on_stale_cache: true,
+            max_watches: 65_536,
             guard: None,
+            #[cfg(feature = "simulation")]
+            plant: None,
         }
     }
 }
@@ -90,6 +98,7 @@ pub(crate) struct Node {
     actors: Actors,
     grains: Grains,
     names: FoundNames,
+    watches: Watches,
     global: OnceLock<Arc<Global>>,
     remoting: Remoting,
     /// Dropped, this node falls silent.
@@ -123,6 +132,7 @@ impl Node {
             kinds: made.kinds,
             actors: Actors::new(),
             names: FoundNames::default(),
+            watches: Watches::new(),
             remoting: made.remoting,
             view: made.cluster.view(),
             directory: made.cluster.directory().clone(),
@@ -181,6 +191,10 @@ impl Node {
         &self.names
     }
 
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
     pub(crate) fn remoting(&self) -> &Remoting {
         &self.remoting
     }
@@ -226,6 +240,12 @@ impl Node {
     /// The way to tell the registrar what its datacenter owns; `None` once the node ends.
     pub(crate) fn owns_global(&self) -> Option<OwnsGlobal> {
         self.controller.lock().as_ref().map(Controller::owns_global)
+    }
+
+    /// Whether this bug was planted, to show that a simulation finds it.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn plants(&self, plant: super::Plant) -> bool {
+        self.options.plant == Some(plant)
     }
 
     /// What this node has of global ownership, if the control plane keeps any.
@@ -328,6 +348,7 @@ impl Node {
         self.stop_accepting();
         self.stop_tasks();
         drop(self.take_controller());
+        self.watches.close();
         for cell in self.actors.all() {
             cell.kill();
         }

@@ -45,6 +45,8 @@ async fn in_order(node: &Arc<Node>) -> Result<(), Error> {
         controller.stop(Goodbye::HandOver).await;
     }
     let stopped = stop_actors(node).await;
+    // Whoever watches an actor here is told that it stopped, before the links go.
+    node.watches().shut_down().await;
     if let Some(global) = node.try_global() {
         // Ends its session: what could not be handed over may be taken over at once.
         global.ownership.stop().await;

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use dc_cache::{CacheOptions, RoutingTable};
-use dc_cluster::{Cluster, ClusterError};
+use dc_cluster::{Cluster, ClusterError, DatagramTransport};
 use dc_controller::{Controller, Parts as ControllerParts};
 use dc_core::{Invalid, NodeId, Owner};
 use dc_ownership::{Me, Ownership, Parts as OwnershipParts};
-use dc_remoting::{Remoting, Services, bind_one_port};
+use dc_remoting::{Remoting, RemotingConfig, Services, bind_one_port};
 
 use super::{
     ActorSystem, ConfigError,
-    builder::{OwnedParts, Parts},
+    builder::{OtherNetwork, OwnedParts, Parts},
     follow,
     node::{Made, Node},
 };
@@ -47,12 +47,9 @@ pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
     let seed: u64 = rand::random();
     let services = Services::new();
     let config = parts.remoting_config(id)?;
-    let address = parts.listen;
-    let bound = bind_one_port(address).await;
-    let (tcp, udp) = bound.map_err(|source| dc_remoting::StartError::Bind { address, source })?;
-    let remoting = Remoting::start_on(tcp, config, parts.clock.clone(), services.clone())?;
+    let (remoting, gossip) = listen(&mut parts, config, &services).await?;
     let endpoint = remoting.local().advertised.clone();
-    let cluster = Cluster::start_on(parts.cluster, remoting.clone(), Arc::new(udp), parts.clock.clone(), seed);
+    let cluster = Cluster::start_on(parts.cluster, remoting.clone(), gossip, parts.clock.clone(), seed);
     let cluster = match cluster.await {
         Ok(cluster) => cluster,
         Err(error) => {
@@ -98,6 +95,22 @@ pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
     tracing::info!(node = %node.label(), endpoint = %node.endpoint(), "node started");
     until_ready(&node, request_timeout).await;
     Ok(system)
+}
+
+/// Takes links, and what carries gossip beside them.
+async fn listen(
+    parts: &mut Parts,
+    config: RemotingConfig,
+    services: &Services,
+) -> Result<(Remoting, Arc<dyn DatagramTransport>), dc_remoting::StartError> {
+    let (clock, services) = (parts.clock.clone(), services.clone());
+    if let Some(OtherNetwork { links, gossip }) = parts.network.take() {
+        return Ok((Remoting::start_over(links, config, clock, services).await?, gossip));
+    }
+    let address = parts.listen;
+    let bound = bind_one_port(address).await;
+    let (tcp, udp) = bound.map_err(|source| dc_remoting::StartError::Bind { address, source })?;
+    Ok((Remoting::start_on(tcp, config, clock, services)?, Arc::new(udp)))
 }
 
 /// Begins this node's part in global ownership. Never waits for the store.

@@ -1,6 +1,9 @@
 //! One in the world: global names and grains, over several datacenters on one store.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use dc_actor::{ActorSystem, ConfigError, Error, Loss, OnLoss, OwnershipEvent, Ref, StartError};
 use dc_controlplane::memory::MemoryControlPlane;
@@ -318,6 +321,41 @@ async fn g3_an_owner_that_ends_without_a_word_is_followed_under_a_higher_epoch()
     assert_eq!(after.dc, "dc-1", "in its own datacenter");
     assert!(after.epoch > before.epoch && after.node != before.node);
     check_fencing("keeper/g3");
+    end(sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a2_a_global_name_whose_owner_is_lost_is_unreachable_and_not_unknown() {
+    let _turn = turn().await;
+    let world = World::new("a2-lost");
+    let mut sites = sites(&world, [("dc-1", 1), ("dc-2", 1)]).await;
+    let (here, there) = (sites[0].nodes[0].clone(), sites[1].nodes[0].clone());
+    there.spawn_on::<Keeper>("k", opening("a2-lost")).global().survives(Loss::DataCenter).await.expect("spawns");
+    // Where it is was not asked here before.
+    let taken = here.spawn_on::<Keeper>("k", opening("a2-lost")).global().await.unwrap_err();
+    assert!(matches!(taken, Error::NameTaken { .. }), "{taken}");
+    sites[1].planes[0].cut_off();
+    drop((there, sites.remove(1)));
+    let unreachable = AtomicU32::new(0);
+    let found = eventually("another one has it", || async {
+        let anywhere = here.actor_of::<Keeper>("k").timeout(Duration::from_millis(500)).await;
+        if let Err(error) = anywhere {
+            let open = matches!(&error, Error::ActorNotFound { unanswered, .. } if !unanswered.is_empty());
+            assert!(open, "whether it is global is not known: {error}");
+        }
+        match here.actor_of::<Keeper>("k").global().timeout(Duration::from_millis(500)).await {
+            Ok(found) => Some(found),
+            Err(error @ Error::Unreachable { .. }) => {
+                unreachable.fetch_add(1, Ordering::SeqCst);
+                assert!(error.certainly_not_run());
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    });
+    let keeper = found.await;
+    assert!(unreachable.into_inner() > 0, "it was lost for a lease");
+    assert_eq!(count(&keeper, 1).await.dc, "dc-1");
     end(sites).await;
 }
 

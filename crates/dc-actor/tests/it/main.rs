@@ -13,7 +13,10 @@ mod lookups;
 mod messages;
 mod moves;
 mod owned;
+mod placing;
 mod spawns;
 #[cfg(feature = "tls")]
 mod tls;
+mod watches;
+mod watches_owned;
 mod world;

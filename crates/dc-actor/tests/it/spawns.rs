@@ -11,6 +11,7 @@ use bytes::Bytes;
 use dc_actor::{ActorRef, ActorSystem, Error, Ref};
 use dc_controlplane::TokioClock;
 use dc_core::{DataCenter, NodeId, Selector, SystemName};
+use dc_ownership::policy::Policy;
 use dc_placement::Strategy;
 use dc_remoting::{PeerTarget, Remoting, RemotingConfig, ServiceId, Services};
 use kameo::{
@@ -24,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     actors::{Note, Noted, Start, Worker, WorkerArgs},
+    global::{end, opening, sites, turn},
     world::{SOON, World, eventually, now, shut_down, soon},
 };
 
@@ -155,27 +157,39 @@ struct SpawnBody {
     request: Bytes,
     #[prost(bytes = "bytes", tag = "4")]
     args: Bytes,
+    #[prost(bytes = "bytes", tag = "6")]
+    policy: Bytes,
 }
 
-/// Asks every node twice for one and the same spawn: status and body of the answers.
-async fn spawn_again_and_again(world: &str, all: &[Vec<ActorSystem>], args: &WorkerArgs) -> Vec<(u32, Bytes)> {
+/// The links of a node that is none of the test's.
+async fn stranger(world: &str) -> Remoting {
     let stranger = DataCenter::new("dc-9").build().unwrap();
     let config = RemotingConfig::builder(SystemName::new(world).unwrap(), stranger.id().clone(), NodeId(9));
-    let clock = Arc::new(TokioClock);
-    let links = Remoting::start(config.build().unwrap(), clock, Services::new()).await.expect("starts");
+    Remoting::start(config.build().unwrap(), Arc::new(TokioClock), Services::new()).await.expect("starts")
+}
+
+/// Asks a node for a spawn: status and body of its answer.
+async fn ask_to_spawn(links: &Remoting, system: &ActorSystem, body: &SpawnBody) -> (u32, Bytes) {
+    let peer = links.peer(PeerTarget::node(system.endpoint().clone(), system.node_id()));
+    let body = Bytes::from(body.encode_to_vec());
+    let asked = peer.call_for_answer(ServiceId(16), body, Duration::from_secs(10)).await;
+    let answer = asked.expect("answers");
+    (answer.status, answer.body)
+}
+
+/// Asks every node twice for one and the same spawn.
+async fn spawn_again_and_again(world: &str, all: &[Vec<ActorSystem>], args: &WorkerArgs) -> Vec<(u32, Bytes)> {
+    let links = stranger(world).await;
     let body = SpawnBody {
         kind: "worker".into(),
         name: "once".into(),
         request: Bytes::from_static(&[7; 16]),
         args: postcard::to_allocvec(args).unwrap().into(),
+        policy: Bytes::new(),
     };
-    let body = Bytes::from(body.encode_to_vec());
     let mut answers = Vec::new();
     for system in all.iter().flatten().chain(all.iter().flatten()) {
-        let peer = links.peer(PeerTarget::node(system.endpoint().clone(), system.node_id()));
-        let asked = peer.call_for_answer(ServiceId(16), body.clone(), Duration::from_secs(5)).await;
-        let answer = asked.expect("answers");
-        answers.push((answer.status, answer.body));
+        answers.push(ask_to_spawn(&links, system, &body).await);
     }
     links.shutdown(Duration::ZERO).await;
     answers
@@ -204,6 +218,33 @@ async fn l3_a_repeated_spawn_of_what_failed_to_start_is_told_so() {
     }
     assert_eq!(all[0].iter().map(ActorSystem::actor_count).sum::<usize>(), 0);
     shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_a_global_spawn_that_is_repeated_while_its_name_is_claimed_is_told_what_the_first_is() {
+    let _turn = turn().await;
+    let world = World::new("l3-global");
+    let sites = sites(&world, [("dc-1", 1)]).await;
+    let system = &sites[0].nodes[0];
+    let links = stranger("l3-global").await;
+    let body = |request: &'static [u8; 16]| SpawnBody {
+        kind: "keeper".into(),
+        name: "once".into(),
+        request: Bytes::from_static(request),
+        args: postcard::to_allocvec(&opening("l3-global")).unwrap().into(),
+        policy: serde_json::to_vec(&Policy::default()).unwrap().into(),
+    };
+    let (one, other) = (body(&[7; 16]), body(&[8; 16]));
+    // So long that the second try comes while the first one claims.
+    sites[0].planes[0].delay(Duration::from_millis(400));
+    let (first, again) = tokio::join!(ask_to_spawn(&links, system, &one), ask_to_spawn(&links, system, &one));
+    assert_eq!((first.0, &first), (0, &again), "one and the same place");
+    let (status, refused) = ask_to_spawn(&links, system, &other).await;
+    assert_ne!(status, 0, "another spawn finds it taken: {refused:?}");
+    assert_eq!(system.actor_count(), 1, "one actor");
+    sites[0].planes[0].delay(Duration::ZERO);
+    links.shutdown(Duration::ZERO).await;
+    end(sites).await;
 }
 
 /// Where the making of arguments is held up, by name: true where somebody waits.

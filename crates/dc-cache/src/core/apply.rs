@@ -278,7 +278,7 @@ impl Core {
         }
         let intent = Arc::new(intent);
         self.intents.insert(id.clone(), (Arc::clone(&intent), version));
-        self.set_intent(&id, Some(intent));
+        self.set_intent(&id, Some((intent, version)));
     }
 
     /// There is a word of the operator's on `id` that cannot be read: the one that is known stands (P8). Where none is,
@@ -295,19 +295,21 @@ impl Core {
         }
     }
 
-    fn set_intent(&mut self, id: &DataCenterId, intent: Option<Arc<Intent>>) {
+    fn set_intent(&mut self, id: &DataCenterId, intent: Option<(Arc<Intent>, Version)>) {
+        let said = intent.as_ref().map(|(intent, _)| Arc::clone(intent));
         if let Some(entry) = self.snapshot.get(id) {
-            if entry.intent() == intent.as_ref() {
+            let same = entry.intent() == said.as_ref();
+            let changed = entry.with_intent(intent);
+            self.write(changed);
+            if same {
                 return;
             }
-            let changed = entry.with_intent(intent.clone());
-            self.write(changed);
         }
-        self.events.push(TableEvent::IntentChanged { id: id.clone(), intent });
+        self.events.push(TableEvent::IntentChanged { id: id.clone(), intent: said });
     }
 
-    fn intent_of(&self, id: &DataCenterId) -> Option<Arc<Intent>> {
-        self.intents.get(id).map(|(intent, _)| Arc::clone(intent))
+    fn intent_of(&self, id: &DataCenterId) -> Option<(Arc<Intent>, Version)> {
+        self.intents.get(id).cloned()
     }
 
     fn join(&mut self, record: DataCenterRecord, at: Instant) {

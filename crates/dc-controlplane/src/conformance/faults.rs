@@ -10,17 +10,28 @@ use crate::{ControlPlane, Error, Expected, Removal, WatchEvent};
 /// What a call may take beyond the request timeout: scheduling on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// One call to `plane` while its store is away: it must end in time, and may succeed only where `may_succeed`.
+/// One call to `plane` while its store is away: it must end in time (guarantee `number`), and may succeed only where
+/// `may_succeed`.
+pub(super) async fn ends_as<T: Debug>(
+    number: &str,
+    what: &str,
+    timeout: Duration,
+    may_succeed: bool,
+    call: impl Future<Output = Result<T, Error>>,
+) {
+    match within(&format!("{number}: {what} to end within its timeout"), timeout + SLACK, call).await {
+        Ok(answer) => assert!(may_succeed, "{number}: {what} succeeded with {answer:?} while the store was away"),
+        Err(err) => assert!(err.is_outage() && err.is_retryable(), "{number}: {what}: not told as an outage: {err:?}"),
+    }
+}
+
 async fn ends<T: Debug>(
     what: &str,
     timeout: Duration,
     may_succeed: bool,
     call: impl Future<Output = Result<T, Error>>,
 ) {
-    match within(&format!("P11: {what} to end within its timeout"), timeout + SLACK, call).await {
-        Ok(answer) => assert!(may_succeed, "P11: {what} succeeded with {answer:?} while the store was away"),
-        Err(err) => assert!(err.is_outage() && err.is_retryable(), "P11: {what}: not told as an outage: {err:?}"),
-    }
+    ends_as("P11", what, timeout, may_succeed, call).await;
 }
 
 /// Makes every call while the store is away; reads may be answered where `reads_go_on`.

@@ -27,7 +27,7 @@ mod watching;
 mod writes;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use cutting::*;
 pub use faults::*;

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::hash;
 use crate::{
-    DataCenter, DataCenterId, DataCenterRecord, Intent, IntentKind, Lease, NodeEndpoint, Routability, routability,
+    DataCenter, DataCenterId, DataCenterRecord, Intent, IntentKind, Lease, NodeEndpoint, Routability, Version,
+    routability,
 };
 
 /// What this reader holds of a record's life. Decided by whoever keeps the table in step (C2, C5), never by a read.
@@ -45,14 +46,19 @@ pub struct Entry {
     seen: Seen,
     weight: u64,
     record: Arc<DataCenterRecord>,
-    intent: Option<Arc<Intent>>,
+    intent: Option<(Arc<Intent>, Version)>,
     lease: Lease,
 }
 
 impl Entry {
-    /// Puts together what is known of one datacenter.
-    pub fn new(record: Arc<DataCenterRecord>, intent: Option<Arc<Intent>>, lease: Lease, seen: Seen) -> Self {
-        let want = intent.as_ref().map_or(IntentKind::Serve, |intent| intent.want);
+    /// Puts together what is known of one datacenter. `intent`: the operator's word, and which write of the store it is.
+    pub fn new(
+        record: Arc<DataCenterRecord>,
+        intent: Option<(Arc<Intent>, Version)>,
+        lease: Lease,
+        seen: Seen,
+    ) -> Self {
+        let want = intent.as_ref().map_or(IntentKind::Serve, |(intent, _)| intent.want);
         let by_word = routability(record.state, want);
         let routability = match seen {
             Seen::Live => by_word,
@@ -98,12 +104,17 @@ impl Entry {
 
     /// The operator's word, where one was given (P8).
     pub fn intent(&self) -> Option<&Arc<Intent>> {
-        self.intent.as_ref()
+        self.intent.as_ref().map(|(intent, _)| intent)
+    }
+
+    /// Which write of the store the operator's word is.
+    pub fn intent_version(&self) -> Option<Version> {
+        self.intent.as_ref().map(|(_, version)| *version)
     }
 
     /// What the operator wants; [`IntentKind::Serve`] where nobody said anything.
     pub fn wanted(&self) -> IntentKind {
-        self.intent.as_ref().map_or(IntentKind::Serve, |intent| intent.want)
+        self.intent().map_or(IntentKind::Serve, |intent| intent.want)
     }
 
     /// The lease, as timed by this reader from the last proof of life. Its end alone
@@ -151,7 +162,7 @@ impl Entry {
         Arc::ptr_eq(&self.record, &other.record)
             && self.seen == other.seen
             && match (&self.intent, &other.intent) {
-                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (Some((one, at)), Some((other, then))) => Arc::ptr_eq(one, other) && at == then,
                 (None, None) => true,
                 _ => false,
             }
@@ -165,7 +176,7 @@ impl Entry {
 
     /// The same datacenter under another word of the operator.
     #[must_use]
-    pub fn with_intent(&self, intent: Option<Arc<Intent>>) -> Self {
+    pub fn with_intent(&self, intent: Option<(Arc<Intent>, Version)>) -> Self {
         Self::new(Arc::clone(&self.record), intent, self.lease, self.seen)
     }
 }

@@ -31,7 +31,8 @@ fn record(dc: DataCenter, state: DataCenterState) -> DataCenterRecord {
 }
 
 fn entry(dc: DataCenter, state: DataCenterState, want: IntentKind, seen: Seen, now: Instant) -> Arc<Entry> {
-    let intent = (want != IntentKind::Serve).then(|| Arc::new(Intent::new(want, "ops", "")));
+    let intent =
+        (want != IntentKind::Serve).then(|| (Arc::new(Intent::new(want, "ops", "")), Version::new(StoreId(1), 1)));
     Arc::new(Entry::new(Arc::new(record(dc, state)), intent, Lease::new(now, Duration::from_secs(30)), seen))
 }
 

@@ -79,6 +79,39 @@ async fn write_raw(store: &Store, key: &str, bytes: &[u8]) {
     client.kv_client().put(key, bytes, None).await.expect("put");
 }
 
+/// What every harness here does alike: real time, and a link of its own that can be cut.
+macro_rules! common {
+    () => {
+        async fn open(&self, store: &Store) -> EtcdControlPlane {
+            open_at(store, &store.urls).await
+        }
+
+        async fn open_cuttable(&self, store: &Store) -> EtcdControlPlane {
+            open_cuttable(store).await
+        }
+
+        async fn cut(&self, store: &Store, _: &EtcdControlPlane) {
+            cut(store);
+        }
+
+        async fn uncut(&self, store: &Store, _: &EtcdControlPlane) {
+            uncut(store);
+        }
+
+        async fn advance(&self, by: Duration) {
+            tokio::time::sleep(by).await;
+        }
+
+        fn request_timeout(&self) -> Duration {
+            TIMEOUT
+        }
+
+        async fn write_raw(&self, store: &Store, key: &str, bytes: &[u8]) {
+            write_raw(store, key, bytes).await;
+        }
+    };
+}
+
 /// One server: `MULTIDC_ETCD_URL`, else one that is started here.
 pub(crate) struct Single;
 
@@ -96,32 +129,10 @@ impl Harness for Single {
         Store { urls: vec![url], namespace: namespace(), own, link: Mutex::default(), guarded: false }
     }
 
-    async fn open(&self, store: &Store) -> EtcdControlPlane {
-        open_at(store, &store.urls).await
-    }
-
-    async fn open_cuttable(&self, store: &Store) -> EtcdControlPlane {
-        open_cuttable(store).await
-    }
-
-    async fn cut(&self, store: &Store, _: &EtcdControlPlane) {
-        cut(store);
-    }
-
-    async fn uncut(&self, store: &Store, _: &EtcdControlPlane) {
-        uncut(store);
-    }
-
-    async fn advance(&self, by: Duration) {
-        tokio::time::sleep(by).await;
-    }
+    common!();
 
     fn ttl(&self) -> Duration {
         ttl("MULTIDC_ETCD_URL")
-    }
-
-    fn request_timeout(&self) -> Duration {
-        TIMEOUT
     }
 
     async fn requests(&self, store: &Store) -> u64 {
@@ -131,10 +142,6 @@ impl Harness for Single {
     /// A transaction that checks, and a keepalive: sent together.
     fn requests_per_heartbeat(&self) -> u64 {
         2
-    }
-
-    async fn write_raw(&self, store: &Store, key: &str, bytes: &[u8]) {
-        write_raw(store, key, bytes).await;
     }
 
     async fn stop_store(&self, store: &Store) {
@@ -174,36 +181,10 @@ impl Harness for Guarded {
         Store { urls, namespace, own: Some(Arc::new(etcd)), link: Mutex::default(), guarded: true }
     }
 
-    async fn open(&self, store: &Store) -> EtcdControlPlane {
-        open_at(store, &store.urls).await
-    }
-
-    async fn open_cuttable(&self, store: &Store) -> EtcdControlPlane {
-        open_cuttable(store).await
-    }
-
-    async fn cut(&self, store: &Store, _: &EtcdControlPlane) {
-        cut(store);
-    }
-
-    async fn uncut(&self, store: &Store, _: &EtcdControlPlane) {
-        uncut(store);
-    }
-
-    async fn advance(&self, by: Duration) {
-        tokio::time::sleep(by).await;
-    }
+    common!();
 
     fn ttl(&self) -> Duration {
         Duration::from_secs(1)
-    }
-
-    fn request_timeout(&self) -> Duration {
-        TIMEOUT
-    }
-
-    async fn write_raw(&self, store: &Store, key: &str, bytes: &[u8]) {
-        write_raw(store, key, bytes).await;
     }
 }
 
@@ -222,36 +203,10 @@ impl Harness for Three {
         Store { urls, namespace: namespace(), own: None, link: Mutex::default(), guarded: false }
     }
 
-    async fn open(&self, store: &Store) -> EtcdControlPlane {
-        open_at(store, &store.urls).await
-    }
-
-    async fn open_cuttable(&self, store: &Store) -> EtcdControlPlane {
-        open_cuttable(store).await
-    }
-
-    async fn cut(&self, store: &Store, _: &EtcdControlPlane) {
-        cut(store);
-    }
-
-    async fn uncut(&self, store: &Store, _: &EtcdControlPlane) {
-        uncut(store);
-    }
-
-    async fn advance(&self, by: Duration) {
-        tokio::time::sleep(by).await;
-    }
+    common!();
 
     fn ttl(&self) -> Duration {
         ttl("MULTIDC_ETCD_CLUSTER_URLS")
-    }
-
-    fn request_timeout(&self) -> Duration {
-        TIMEOUT
-    }
-
-    async fn write_raw(&self, store: &Store, key: &str, bytes: &[u8]) {
-        write_raw(store, key, bytes).await;
     }
 }
 

@@ -28,6 +28,7 @@ impl Core {
                 Op::Claim(spec) => self.claim(op, spec, now),
                 Op::Release(name, epoch) => self.release(op, &name, epoch, now),
                 Op::Relocate(thing, to) => self.relocate(op, thing, to, now),
+                Op::Place(thing, to) => self.place(op, thing, to, now),
                 Op::Stop => self.stop(op, now),
             },
             Input::Hint { thing, heard } => self.hint(&thing, heard),
@@ -106,7 +107,8 @@ impl Core {
     }
 
     fn hint(&mut self, thing: &Thing, heard: Epoch) {
-        let known = self.entry(thing).map_or(Epoch(0), |(owner, _)| owner.epoch);
+        let known =
+            self.entry(thing).or_else(|| self.entry(&thing.whole()?)).map_or(Epoch(0), |(owner, _)| owner.epoch);
         let unit = unit_of(thing);
         if heard > known && unit.key().is_ok() && self.asked_after.insert(unit.clone()) {
             self.ask(unit, Ask::Read, Purpose::Look);
@@ -116,6 +118,11 @@ impl Core {
     fn relocate(&mut self, op: u64, thing: Thing, to: dc_core::DataCenterSelector, now: Instant) {
         let refuse = match (self.entry(&thing), &thing) {
             (None, Thing::Name(name)) => Some(OwnershipError::NoSuchName { name: name.clone() }),
+            (None, Thing::Grain(..)) => Some(OwnershipError::NotAllowed {
+                what: format!("{thing:?}"),
+                data_center: self.me.data_center.id().clone(),
+                why: "it lives with its slot".to_owned(),
+            }),
             (None, Thing::Slot(..)) | (Some(_), _) if self.policy(&thing).is_none() => {
                 Some(OwnershipError::NotAllowed {
                     what: format!("{thing:?}"),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{documents::Unit, ids::SessionId, order::Thing, policy::Failback, session::Holder};
 
-/// How many names go back to a better place at once.
+/// How many names, and single identities, go back to a better place at once.
 const NAMES_AT_ONCE: usize = 8;
 
 /// What is known of the datacenter's nodes, and since when it is so.
@@ -58,7 +58,7 @@ impl Core {
         for thing in things {
             let left = match thing {
                 Thing::Slot(..) => &mut slots,
-                Thing::Name(_) => &mut names,
+                Thing::Name(_) | Thing::Grain(..) => &mut names,
             };
             if *left == 0 || self.writes(&thing) {
                 continue;
@@ -71,11 +71,11 @@ impl Core {
             match to {
                 Some(to) => {
                     self.stats.rebalanced += u64::from(near);
-                    self.start_move(&thing, to, now);
+                    self.start_move(&thing, to, None, now);
                 }
                 None => match thing {
                     Thing::Slot(..) => slots += 1,
-                    Thing::Name(_) => names += 1,
+                    Thing::Name(_) | Thing::Grain(..) => names += 1,
                 },
             }
         }
@@ -96,7 +96,8 @@ impl Core {
         }
     }
 
-    /// The first choice of its own datacenter for a slot, if that is another node. Names stay with their actors.
+    /// The first choice of its own datacenter for a slot, if that is another node. Names stay with their actors, single
+    /// identities where they were placed.
     fn near(&self, thing: &Thing, now: Instant) -> Option<Holder> {
         let Thing::Slot(group, _) = thing else { return None };
         if now < self.balance.not_before {
@@ -110,10 +111,10 @@ impl Core {
 
     /// The better place in another datacenter of what goes back by itself.
     fn better(&mut self, thing: &Thing, now: Instant) -> Option<Holder> {
-        let policy = self.policy(thing).filter(|policy| policy.failback == Failback::Automatic)?.clone();
+        let policy = self.policy_of(thing).filter(|policy| policy.failback == Failback::Automatic)?;
         let home = match thing {
             Thing::Name(name) => self.names.get(name).and_then(|state| state.home()),
-            Thing::Slot(..) => None,
+            Thing::Slot(..) | Thing::Grain(..) => None,
         };
         let first = *self.candidates(thing, &policy, From::Better(home.as_ref()), now).order.first()?;
         let own = &self.me.data_center;

@@ -73,14 +73,14 @@ impl Core {
             let Some(thing) = drain.pending.pop_front() else { break };
             match self.holds.get(&thing) {
                 None | Some(Hold::Releasing { .. } | Hold::Moving(_)) => continue,
-                Some(Hold::Held { adopting: None, .. }) => {}
+                Some(Hold::Held { adopting: None, .. }) if self.parts_of(&thing).is_empty() => {}
                 Some(Hold::Held { .. } | Hold::Confirming { .. } | Hold::Spent { .. }) => {
                     self.timers.at(now, Timer::Unit(unit_of(&thing)));
                     drain.later.insert((now + step, thing));
                     continue;
                 }
             }
-            let policy = self.policy(&thing).cloned().unwrap_or_default();
+            let policy = self.policy_of(&thing).unwrap_or_default();
             let order = self.candidates(&thing, &policy, From::Own(drain.scope), now).order;
             match order.first().and_then(|id| self.holder(*id)) {
                 Some(to) => {
@@ -96,7 +96,7 @@ impl Core {
         }
         self.drain = Some(drain);
         for (thing, to) in begun {
-            self.start_move(&thing, to, now);
+            self.start_move(&thing, to, None, now);
         }
         self.tell_progress(now);
     }

@@ -110,6 +110,8 @@ pub enum Op {
     Release(String, Epoch),
     /// Claim what waits for a session elsewhere.
     Relocate(Thing, DataCenterSelector),
+    /// Have an identity live elsewhere than its slot.
+    Place(Thing, DataCenterSelector),
     /// End this node's part.
     Stop,
 }
@@ -182,6 +184,8 @@ pub enum Plant {
     ResumeUnsettled,
     /// Each attempt to hand over sends state for the same epoch, and what came last is taken for what counts.
     LateOffer,
+    /// The owner of a slot goes on with an identity while it hands it over.
+    ServeParts,
     /// A silent session of which nothing is stored is taken for one that has ended.
     AbsenceProves,
 }

@@ -11,6 +11,7 @@ mod input;
 mod names;
 mod observe;
 mod output;
+mod overrides;
 mod own;
 mod rank;
 mod requests;
@@ -37,6 +38,7 @@ use self::{
     names::NameState,
     observe::Seen,
     output::Output,
+    overrides::Placement,
     own::Own,
     rank::Live,
     requests::Requests,
@@ -140,6 +142,7 @@ pub struct Core {
     /// How often state of a thing was sent to another node under the present title.
     offered: BTreeMap<Thing, u64>,
     relocations: BTreeMap<Thing, Relocation>,
+    placements: BTreeMap<Thing, Placement>,
     asked_after: BTreeSet<Unit>,
 
     taking: bool,
@@ -211,6 +214,7 @@ impl Core {
             claims_seen: 0,
             offered: BTreeMap::new(),
             relocations: BTreeMap::new(),
+            placements: BTreeMap::new(),
             asked_after: BTreeSet::new(),
             taking: true,
             drain: None,
@@ -318,7 +322,7 @@ impl Core {
     /// The policy of what is known of a thing; `None` where this node does not serve it.
     fn policy(&self, thing: &Thing) -> Option<&Policy> {
         match thing {
-            Thing::Slot(group, _) => self.groups.get(group),
+            Thing::Slot(group, _) | Thing::Grain(group, ..) => self.groups.get(group),
             Thing::Name(name) => self.names.get(name).and_then(NameState::policy),
         }
     }
@@ -365,7 +369,7 @@ impl Core {
         let same = |held: &Title| held.epoch() == title.epoch() && held.session() == title.session();
         self.holds.iter().find_map(|(thing, hold)| match thing {
             Thing::Name(name) if hold.title().is_some_and(same) => Some(name.clone()),
-            Thing::Name(_) | Thing::Slot(..) => None,
+            Thing::Name(_) | Thing::Slot(..) | Thing::Grain(..) => None,
         })
     }
 

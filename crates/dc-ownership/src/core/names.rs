@@ -180,7 +180,10 @@ impl Core {
                     return;
                 }
                 self.end_title(&thing);
-                self.holds.insert(thing.clone(), Hold::Releasing { epoch, ops: vec![op] });
+                let before = self.holds.insert(thing.clone(), Hold::Releasing { epoch, ops: vec![op] });
+                if let Some(Hold::Moving(_)) = before {
+                    self.move_ended(&thing);
+                }
                 self.dirty_thing(&thing);
                 self.drain_settled(&thing, now);
                 self.look_at_name(name, now);

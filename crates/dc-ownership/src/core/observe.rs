@@ -68,7 +68,8 @@ impl Seen {
 
     /// How long it may be silent, and its lease run on.
     pub(super) fn ttl(&self) -> Duration {
-        if self.ttl_ms > 0 { Duration::from_millis(self.ttl_ms) } else { MAX_TTL }
+        // No node has a longer one, whatever an entry says.
+        if self.ttl_ms > 0 { Duration::from_millis(self.ttl_ms).min(MAX_TTL) } else { MAX_TTL }
     }
 }
 
@@ -101,6 +102,26 @@ impl Core {
             self.own_seen(&document, version, now);
         } else {
             self.timers.at(now + ttl, Timer::Unit(Unit::Session(id)));
+        }
+    }
+
+    /// What is stored of a session cannot be read: a later version's, or garbage. Whoever writes it lives as long as it
+    /// changes, and it is buried by the version that was watched, as any other.
+    pub(super) fn session_unreadable(&mut self, id: SessionId, version: Version, now: Instant) {
+        let seen = self.sessions.entry(id).or_insert_with(|| Seen::absent(id, now));
+        if seen.grave.is_some() {
+            return;
+        }
+        seen.version = Some(version);
+        seen.document = None;
+        seen.since = now;
+        seen.silent = false;
+        seen.failures = 0;
+        self.timers.at(now + seen.ttl(), Timer::Unit(Unit::Session(id)));
+        self.live_stale = true;
+        self.out.dirty_sessions = true;
+        if self.own.id() == Some(id) {
+            self.lose_session("others have written over it what cannot be read", now);
         }
     }
 

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use dc_controlplane::ownership::DocumentKey;
 use dc_core::Epoch;
 
-use super::{Ask, Core};
+use super::{Ask, Core, Plant, slots::SlotEntry, things::Hold};
 use crate::{
     documents::Unit,
     drain::Progress,
     error::OwnershipError,
     event::{Change, OwnershipEvent},
-    ids::{GroupId, SessionId, Slot},
+    ids::{GroupId, SLOTS_PER_DOCUMENT, SessionId, Slot},
     names::NameEntry,
     order::Thing,
     session::Holder,
@@ -180,20 +180,10 @@ impl Core {
         for unit in std::mem::take(&mut self.out.dirty) {
             match unit {
                 Unit::Slots(group, number) => {
-                    let rows = self.slots.get(&(group, number)).map(|state| {
-                        let row = |(place, entry): (usize, &super::slots::SlotEntry)| {
-                            let owner = entry.owner.clone().filter(|_| !entry.refused);
-                            let at = number * crate::ids::SLOTS_PER_DOCUMENT + place as u16;
-                            let thing = Slot::new(at).map(|slot| Thing::Slot(group, slot));
-                            let hold = thing.and_then(|thing| self.holds.get(&thing));
-                            SlotRow { owner, title: hold.and_then(super::things::Hold::title).cloned() }
-                        };
-                        Arc::new(state.entries.iter().enumerate().map(row).collect::<SlotRows>())
-                    });
-                    updates.push(Update::Slots(group, number, rows));
+                    updates.push(Update::Slots(group, number, self.slot_rows(group, number).map(Arc::new)));
                 }
                 Unit::Name(name) => {
-                    let title = self.holds.get(&Thing::Name(name.clone())).and_then(super::things::Hold::title);
+                    let title = self.holds.get(&Thing::Name(name.clone())).and_then(Hold::title);
                     let row = self.names.get(&name).and_then(|state| {
                         let owner = state.owner.clone().filter(|_| !state.refused)?;
                         let document = state.document.as_ref()?;
@@ -211,5 +201,29 @@ impl Core {
         });
         let at = at.unwrap_or(self.out.effects.len());
         self.out.effects.splice(at..at, updates.into_iter().map(Effect::Update));
+    }
+
+    fn slot_rows(&self, group: GroupId, number: u16) -> Option<SlotRows> {
+        let state = self.slots.get(&(group, number))?;
+        let row = |thing: &Thing, entry: &SlotEntry| {
+            let owner = entry.owner.clone().filter(|_| !entry.refused);
+            SlotRow { owner, title: self.holds.get(thing).and_then(Hold::title).cloned() }
+        };
+        let slots = (0_u16..).zip(&state.entries).filter_map(|(place, entry)| {
+            let slot = Slot::new(number * SLOTS_PER_DOCUMENT + place)?;
+            Some(row(&Thing::Slot(group, slot), entry))
+        });
+        let overrides = state
+            .overrides
+            .iter()
+            .map(|(identity, of)| (identity.clone(), row(&Thing::grain(group, identity), &of.entry)));
+        // What is about to be handed over is still its slot's, and nobody starts it.
+        let parts = if self.plants(Plant::ServeParts) { Vec::new() } else { self.parts_in((group, number)) };
+        let parts = parts.into_iter().filter_map(|part| {
+            let owner = self.entry(&part.whole()?).filter(|(_, refused)| !refused).map(|(owner, _)| owner.clone());
+            let Thing::Grain(_, _, identity) = part else { return None };
+            Some((identity, SlotRow { owner, title: None }))
+        });
+        Some(SlotRows { slots: slots.collect(), overrides: overrides.chain(parts).collect() })
     }
 }

@@ -93,6 +93,7 @@ impl Core {
                 let block = u128::from(slot.number() / SLOTS_PER_BLOCK);
                 hash::key(&(group.0 ^ block << 64).to_be_bytes())
             }
+            Thing::Grain(_, _, identity) => hash::key(identity.as_bytes()),
             Thing::Name(name) => hash::key(name.as_bytes()),
         }
     }
@@ -101,7 +102,7 @@ impl Core {
     pub(super) fn candidates(&mut self, thing: &Thing, policy: &Policy, from: From<'_>, now: Instant) -> Candidates {
         self.refresh_live(now);
         let serves = |live: &&Live| match thing {
-            Thing::Slot(group, _) => live.groups.contains(group),
+            Thing::Slot(group, _) | Thing::Grain(group, ..) => live.groups.contains(group),
             Thing::Name(_) => true,
         };
         let fit = |live: &&Live| live.taking && serves(live) && policy.allows(&live.data_center);

@@ -127,6 +127,10 @@ impl Core {
         let pause = self.pause(answer, failures);
         let Some(seen) = self.sessions.get_mut(&id) else { return };
         seen.burying = false;
+        if !matches!(answer, Written::Done(_)) {
+            seen.failures = failures;
+            seen.retry_at = now + pause;
+        }
         match answer {
             Written::Done(_) => {
                 self.stats.tombstones += 1;
@@ -134,10 +138,7 @@ impl Core {
                 self.event(OwnershipEvent::SessionBuried { session: id, data_center });
             }
             Written::Refused(_) => self.stats.tombstones_refused += 1,
-            Written::Failed(_) | Written::Read(_) => {
-                seen.failures = failures;
-                seen.retry_at = now + pause;
-            }
+            Written::Failed(_) | Written::Read(_) => {}
         }
         self.timers.at(now, Timer::Unit(Unit::Session(id)));
     }

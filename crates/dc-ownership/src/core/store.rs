@@ -17,6 +17,7 @@ use super::{
 use crate::{
     documents::{KindDocument, NameDocument, SessionDocument, SlotsDocument, Unit, tombstone},
     event::OwnershipEvent,
+    options::MAX_TTL,
 };
 
 /// Removed names are remembered until there are so many.
@@ -138,6 +139,9 @@ impl Core {
         self.removed.remove(&unit);
         self.unreadable.remove(&unit);
         if let Err(why) = self.take_in(&unit, document, now) {
+            if let Unit::Session(id) = unit {
+                self.session_unreadable(id, version, now);
+            }
             self.unreadable.insert(unit, version.revision);
             self.event(OwnershipEvent::Unreadable { key: document.key.to_string(), why });
         }
@@ -151,7 +155,7 @@ impl Core {
             }
             Unit::Session(id) => self.session_seen(*id, SessionDocument::read(&document.body)?, version, now),
             Unit::Slots(group, number) => {
-                let read = SlotsDocument::read(&document.body)?;
+                let read = SlotsDocument::read(&document.body, *number)?;
                 self.slots_seen((*group, *number), read, version, now);
             }
             Unit::Name(name) => self.name_seen(name, NameDocument::read(document)?, version, now),
@@ -194,7 +198,7 @@ impl Core {
             return;
         }
         self.highest = self.highest.max(as_of.revision);
-        let shown = std::mem::take(&mut self.replaying[prefix]);
+        let (shown, watches) = (std::mem::take(&mut self.replaying[prefix]), self.watches);
         let known: Vec<Unit> = match prefix {
             0 => self.sessions.iter().filter(|(_, s)| s.version.is_some()).map(|(id, _)| Unit::Session(*id)).collect(),
             1 => {
@@ -207,6 +211,10 @@ impl Core {
             if !shown.contains(&unit) && self.known_revision(&unit) <= as_of.revision {
                 self.gone(&unit, as_of.revision, now);
             }
+        }
+        if watches != self.watches {
+            // What is missing showed that the store lost data: this replay is of what is void.
+            return;
         }
         self.replayed[prefix] = true;
         self.check_ready(now);
@@ -252,7 +260,7 @@ impl Core {
         self.replayed = [false; 4];
         self.out.dirty_sessions = true;
         // Its things may be named by entries that are gone: as long as anybody's lease may run.
-        let longest = self.options.ttl().max(Duration::from_millis(self.longest_ttl_ms));
+        let longest = self.options.ttl().max(Duration::from_millis(self.longest_ttl_ms).min(MAX_TTL));
         self.frozen_until = Some(now + longest);
         self.watch_afresh();
         let floor = self.remembered_floor();
@@ -386,4 +394,109 @@ fn prefix_of(unit: &Unit) -> Option<usize> {
         Unit::Name(_) => 2,
         Unit::Kind(_) => 3,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use dc_controlplane::ownership::DocumentKey;
+    use dc_core::{Clock, DataCenter, ManualClock, NodeId};
+
+    use super::*;
+    use crate::{
+        core::{Ask, Op, Setup},
+        documents::PREFIXES,
+        handle::Me,
+        ids::{GroupId, SLOTS_PER_DOCUMENT},
+        names::NameSpec,
+        options::OwnershipOptions,
+        policy::Policy,
+    };
+
+    const STORE: StoreId = StoreId(1);
+
+    fn core(clock: &ManualClock) -> Core {
+        let setup = Setup {
+            me: Me {
+                node: NodeId(1),
+                data_center: DataCenter::new("dc-1").build().expect("legal"),
+                endpoint: "10.0.0.1:7946".parse().expect("legal"),
+            },
+            kinds: Vec::new(),
+            placeable: Arc::new(|_| true),
+            options: OwnershipOptions::builder().build().expect("legal"),
+            clock: Arc::new(clock.clone()),
+            seed: 1,
+            documents: Setup::DOCUMENTS,
+            plant: None,
+        };
+        Core::new(setup, clock.now())
+    }
+
+    /// Writes that were sent since this was asked last; those of sessions are done, at revisions above `revision`.
+    fn writes(core: &mut Core, clock: &ManualClock, revision: &mut u64) -> Vec<DocumentKey> {
+        let mut keys = Vec::new();
+        loop {
+            let effects = core.take_effects();
+            if effects.is_empty() {
+                return keys;
+            }
+            for effect in effects {
+                let Effect::Send(request) = effect else { continue };
+                let Ask::Write { .. } = request.ask else { continue };
+                if request.key.as_str().starts_with(PREFIXES[0]) {
+                    *revision += 1;
+                    let result = Written::Done(Version::new(STORE, *revision));
+                    core.put(Input::Written { request: request.id, result }, clock.now());
+                }
+                keys.push(request.key);
+            }
+        }
+    }
+
+    #[test]
+    fn a_replay_that_shows_that_the_store_lost_data_counts_for_nothing_itself() {
+        let clock = ManualClock::new();
+        let (mut core, mut revision) = (core(&clock), 10);
+        let done = |core: &mut Core, generation, prefix, as_of| {
+            let as_of = Version::new(STORE, as_of);
+            core.put(Input::ReplayBegun { generation, prefix }, clock.now());
+            core.put(Input::ReplayDone { generation, prefix, as_of }, clock.now());
+        };
+        writes(&mut core, &clock, &mut revision);
+        let slots = Unit::Slots(GroupId(1), 0);
+        let rows = vec![None; usize::from(SLOTS_PER_DOCUMENT)];
+        let body = SlotsDocument::new(&rows, &BTreeMap::new(), 1).write();
+        let (key, version) = (slots.key().expect("legal"), Version::new(STORE, 9));
+        core.put(Input::Put { generation: 0, document: Document { key, version, body } }, clock.now());
+        for prefix in [0, 2, 3] {
+            done(&mut core, 0, prefix, revision);
+        }
+        // Opened again, the watch shows no document of slots any more: those are never removed.
+        done(&mut core, 0, 1, revision);
+        assert_eq!((core.stats().store_changes, core.watches), (1, 1));
+
+        for prefix in [0, 2, 3] {
+            done(&mut core, 1, prefix, revision);
+        }
+        let name = |key: &DocumentKey| key.as_str().starts_with(PREFIXES[2]);
+        let mut pass = |core: &mut Core, seconds: u32| {
+            let mut named = 0;
+            for _ in 0..seconds * 4 {
+                clock.advance(Duration::from_millis(250));
+                core.tick(clock.now());
+                named += writes(core, &clock, &mut revision).iter().filter(|key| name(key)).count();
+            }
+            named
+        };
+        // For a lease nothing is claimed anyway.
+        pass(&mut core, 15);
+        let spec = NameSpec { name: "x".into(), kind: "k".into(), args: Bytes::new(), policy: Policy::default() };
+        core.put(Input::Asked { op: 1, ask: Op::Claim(spec) }, clock.now());
+        assert_eq!(pass(&mut core, 5), 0, "what there is of slots is not known");
+        done(&mut core, 1, 1, 100);
+        assert_eq!(pass(&mut core, 1), 1, "now it is");
+    }
 }

@@ -40,7 +40,16 @@ pub(super) struct Move {
     pub(super) epoch: Epoch,
     /// The digest of the state that was sent for it; 0 for none.
     pub(super) offer: u64,
+    /// Of an identity that is placed elsewhere: where it was asked to live.
+    pub(super) want: Option<DataCenterSelector>,
     pub(super) stage: Stage,
+}
+
+impl Move {
+    /// Whether this hand-over is what made `owner` one.
+    pub(super) fn is_to(&self, owner: &Owner) -> bool {
+        owner.session == self.to.session && owner.epoch == self.epoch
+    }
 }
 
 #[derive(Debug)]
@@ -95,7 +104,7 @@ pub(super) enum Plan {
 
 pub(super) fn unit_of(thing: &Thing) -> Unit {
     match thing {
-        Thing::Slot(group, slot) => Unit::Slots(*group, slot.document()),
+        Thing::Slot(group, slot) | Thing::Grain(group, slot, _) => Unit::Slots(*group, slot.document()),
         Thing::Name(name) => Unit::Name(name.clone()),
     }
 }
@@ -106,6 +115,10 @@ impl Core {
         match thing {
             Thing::Slot(group, slot) => {
                 let entry = self.slots.get(&(*group, slot.document()))?.entries.get(usize::from(slot.place()))?;
+                entry.owner.as_ref().map(|owner| (owner, entry.refused))
+            }
+            Thing::Grain(..) => {
+                let entry = &self.override_of(thing)?.entry;
                 entry.owner.as_ref().map(|owner| (owner, entry.refused))
             }
             Thing::Name(name) => {
@@ -121,10 +134,14 @@ impl Core {
             Unit::Slots(group, number) => {
                 let Some(state) = self.slots.get(&(*group, *number)) else { return Vec::new() };
                 let slots = (0..).map_while(|place| Slot::new(number * crate::ids::SLOTS_PER_DOCUMENT + place));
-                slots
+                let slots = slots
                     .zip(&state.entries)
-                    .filter_map(|(slot, entry)| Some((Thing::Slot(*group, slot), entry.owner.clone()?)))
-                    .collect()
+                    .filter_map(|(slot, entry)| Some((Thing::Slot(*group, slot), entry.owner.clone()?)));
+                let overrides = state
+                    .overrides
+                    .iter()
+                    .filter_map(|(identity, of)| Some((Thing::grain(*group, identity), of.entry.owner.clone()?)));
+                slots.chain(overrides).collect()
             }
             Unit::Name(name) => {
                 let owner = self.names.get(name).and_then(|state| state.owner.clone());
@@ -138,9 +155,8 @@ impl Core {
     pub(super) fn named_since(&self, unit: &Unit, id: SessionId) -> Option<Instant> {
         match unit {
             Unit::Slots(group, number) => {
-                let entries = &self.slots.get(&(*group, *number))?.entries;
-                let named =
-                    entries.iter().filter(|entry| entry.owner.as_ref().is_some_and(|owner| owner.session == id));
+                let state = self.slots.get(&(*group, *number))?;
+                let named = state.all().filter(|entry| entry.owner.as_ref().is_some_and(|owner| owner.session == id));
                 named.map(|entry| entry.since).max()
             }
             Unit::Name(name) => {
@@ -195,6 +211,7 @@ impl Core {
                 .get(&(*group, slot.document()))
                 .and_then(|state| state.entries.get(usize::from(slot.place())))
                 .and_then(|entry| entry.highest),
+            Thing::Grain(..) => self.override_of(thing).and_then(|of| of.entry.highest),
             Thing::Name(name) => self.names.get(name).and_then(|state| state.highest),
         };
         highest.map_or(Epoch(0), |(epoch, _)| epoch)
@@ -230,7 +247,7 @@ impl Core {
         self.for_me(epoch).map_or(Plan::At(later), Plan::Write)
     }
 
-    fn plan_own(&mut self, thing: &Thing, policy: &Policy, owner: &Owner, now: Instant) -> Plan {
+    pub(super) fn plan_own(&mut self, thing: &Thing, policy: &Policy, owner: &Owner, now: Instant) -> Plan {
         match self.holds.get(thing) {
             Some(Hold::Moving(moving)) => match &moving.stage {
                 Stage::Ready { .. } => {

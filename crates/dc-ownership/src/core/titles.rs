@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use dc_core::Epoch;
+use dc_core::{DataCenterSelector, Epoch};
 
 use super::{
     Core, Effect, OpDone, OrderOut, Plant,
@@ -86,7 +86,8 @@ impl Core {
         if keeps {
             return;
         }
-        self.drop_hold(thing, None, now);
+        let came_back = matches!(self.holds.get(thing), Some(Hold::Moving(moving)) if moving.is_to(owner));
+        self.drop_hold(thing, Some(owner).filter(|_| came_back), now);
         if self.claims_nothing(thing, owner, now) {
             return;
         }
@@ -107,7 +108,7 @@ impl Core {
     }
 
     /// What this node held of a thing is over; `owner` is who has it now, if that is known.
-    fn drop_hold(&mut self, thing: &Thing, owner: Option<&Owner>, now: Instant) {
+    pub(super) fn drop_hold(&mut self, thing: &Thing, owner: Option<&Owner>, now: Instant) {
         let Some(hold) = self.holds.remove(thing) else { return };
         self.offered.remove(thing);
         self.dirty_thing(thing);
@@ -121,18 +122,27 @@ impl Core {
             Hold::Moving(moving) => {
                 moving.title.end();
                 let to = owner.and_then(|owner| Some((self.holder(owner.session)?, owner.epoch)));
-                moved = owner.is_some_and(|owner| owner.session == moving.to.session && owner.epoch == moving.epoch);
+                moved = owner.is_some_and(|owner| moving.is_to(owner));
                 match (to, &moving.stage) {
                     (Some(to), Stage::Sending { .. } | Stage::Ready { .. }) => {
                         self.order(OrderOut::Moved { thing: thing.clone(), to: Some(to) });
                     }
-                    _ => self.order(OrderOut::Lost { thing: thing.clone(), held: moving.title.epoch() }),
+                    _ => {
+                        self.order(OrderOut::Lost { thing: thing.clone(), held: moving.title.epoch() });
+                        self.move_ended(thing);
+                    }
                 }
             }
             Hold::Releasing { ops, .. } => ops.into_iter().for_each(|op| self.done(op, OpDone::Plain(Ok(())))),
         }
         self.stats.moves += u64::from(moved);
+        self.drop_parts(thing, owner, now);
         self.drain_settled(thing, now);
+    }
+
+    /// Nothing comes of a hand-over: whoever was to quiesce must not wait for it.
+    pub(super) fn move_ended(&mut self, thing: &Thing) {
+        self.order(OrderOut::Moved { thing: thing.clone(), to: None });
     }
 
     /// A renewal was acknowledged that was sent when so many claims were known.
@@ -178,11 +188,15 @@ impl Core {
             if let Some(title) = hold.title() {
                 title.end();
             }
-            if let Hold::Releasing { ops, .. } = hold {
-                let waited = std::time::Duration::ZERO;
-                for op in ops {
-                    self.done(op, OpDone::Plain(Err(OwnershipError::NoSession { waited })));
+            match hold {
+                Hold::Releasing { ops, .. } => {
+                    let waited = std::time::Duration::ZERO;
+                    for op in ops {
+                        self.done(op, OpDone::Plain(Err(OwnershipError::NoSession { waited })));
+                    }
                 }
+                Hold::Moving(_) => self.move_ended(&thing),
+                Hold::Confirming { .. } | Hold::Held { .. } | Hold::Spent { .. } => {}
             }
             // Tombstones that others see in time are seen here too.
             self.timers.at(now, Timer::Unit(unit_of(&thing)));
@@ -191,19 +205,28 @@ impl Core {
         self.offered.clear();
         self.waiting.clear();
         self.claims_void();
+        self.placements_void();
     }
 
     /// The lease is over: what is strict ends; the session may still come back for the rest.
     pub(super) fn end_strict(&mut self, now: Instant) {
         let things: Vec<Thing> = self.holds.keys().cloned().collect();
         for thing in things {
-            let Some(hold) = self.holds.get_mut(&thing) else { continue };
+            let Some(hold) = self.holds.get(&thing) else { continue };
             let available = matches!(hold, Hold::Held { title, .. } if title.strictness() == Strictness::Available);
             let Some(title) = hold.title().filter(|_| !available) else { continue };
             let epoch = title.epoch();
             title.end();
-            *hold = Hold::Spent { epoch, retry_at: now, pass_on: false };
+            if self.is_part(&thing) {
+                self.end_part(&thing);
+                continue;
+            }
+            let Some(hold) = self.holds.get_mut(&thing) else { continue };
+            let before = std::mem::replace(hold, Hold::Spent { epoch, retry_at: now, pass_on: false });
             self.dirty_thing(&thing);
+            if let Hold::Moving(_) = before {
+                self.move_ended(&thing);
+            }
         }
         self.confirming.clear();
         for hold in self.holds.values_mut() {
@@ -213,24 +236,39 @@ impl Core {
         }
     }
 
-    /// Begins to hand a thing over.
-    pub(super) fn start_move(&mut self, thing: &Thing, to: Holder, now: Instant) {
+    /// Each attempt that sent state has an epoch of its own: a late one is never taken for a newer one.
+    pub(super) fn attempts(&self, thing: &Thing) -> u64 {
+        self.offered.get(thing).copied().filter(|_| !self.plants(Plant::LateOffer)).unwrap_or(0)
+    }
+
+    /// Begins to hand a thing over. `want`: of an identity that is placed elsewhere, where.
+    pub(super) fn start_move(&mut self, thing: &Thing, to: Holder, want: Option<DataCenterSelector>, now: Instant) {
         let Some((owner, _)) = self.entry(thing) else { return };
-        // Each attempt that sent state has an epoch of its own: a late one is never taken for a newer one.
-        let attempts = self.offered.get(thing).copied().filter(|_| !self.plants(Plant::LateOffer)).unwrap_or(0);
+        let attempts = self.attempts(thing);
         let next = self.next_epoch(owner.epoch);
         let epoch = match thing {
-            Thing::Slot(..) => Epoch(next.0.saturating_add(attempts)),
+            Thing::Slot(..) | Thing::Grain(..) => Epoch(next.0.saturating_add(attempts)),
             // Never above what the name would begin with if it were claimed anew (`NameDocument::epoch`).
             Thing::Name(_) => next.max(Epoch((next.0 + attempts).min(self.floor.0.saturating_add(self.highest)))),
         };
+        let Some(Hold::Held { title, adopting: None }) = self.holds.get(thing) else { return };
+        self.quiesce_for(thing, title.clone(), to, epoch, want, now);
+    }
+
+    pub(super) fn quiesce_for(
+        &mut self,
+        thing: &Thing,
+        title: Title,
+        to: Holder,
+        epoch: Epoch,
+        want: Option<DataCenterSelector>,
+        now: Instant,
+    ) {
         let token = self.token();
         let until = now + self.options.move_timeout();
-        let Some(hold) = self.holds.get_mut(thing) else { return };
-        let Hold::Held { title, adopting: None } = hold else { return };
-        let title = title.clone();
         let order = OrderOut::Quiesce { thing: thing.clone(), epoch: title.epoch(), to: to.clone(), token };
-        *hold = Hold::Moving(Box::new(Move { title, to, epoch, offer: 0, stage: Stage::Quiescing { token, until } }));
+        let moving = Move { title, to, epoch, offer: 0, want, stage: Stage::Quiescing { token, until } };
+        self.holds.insert(thing.clone(), Hold::Moving(Box::new(moving)));
         self.waiting.insert(token, thing.clone());
         self.order(order);
         self.timers.at(until, Timer::Unit(unit_of(thing)));
@@ -238,18 +276,23 @@ impl Core {
 
     /// The thing stays: nothing was written, and nothing will be.
     pub(super) fn give_up_move(&mut self, thing: &Thing, why: &str, now: Instant) {
-        let Some(hold) = self.holds.get_mut(thing) else { return };
-        let Hold::Moving(moving) = hold else { return };
+        let Some(Hold::Moving(moving)) = self.holds.get(thing) else { return };
         let title = moving.title.clone();
         if let Stage::Quiescing { token, .. } | Stage::Sending { token, .. } = moving.stage {
             self.waiting.remove(&token);
         }
         title.resume();
-        *hold = Hold::Held { title, adopting: None };
+        if self.is_part(thing) {
+            // It is its slot's again.
+            self.holds.remove(thing);
+        } else {
+            self.holds.insert(thing.clone(), Hold::Held { title, adopting: None });
+        }
         self.stats.moves_failed += 1;
         self.dirty_thing(thing);
-        self.order(OrderOut::Moved { thing: thing.clone(), to: None });
+        self.move_ended(thing);
         self.event(OwnershipEvent::MoveFailed { thing: thing.clone(), why: why.to_owned() });
+        self.placement_failed(thing, why);
         self.drain_failed(thing, now);
     }
 

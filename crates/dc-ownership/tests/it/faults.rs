@@ -95,6 +95,28 @@ async fn g3_a_store_that_was_set_back_is_noticed_and_nothing_is_owned_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn g4_what_a_store_that_was_set_back_gives_to_a_session_that_is_gone_is_claimed_again() {
+    let world = World::new();
+    let (a, b) = (world.node("us-1", &[]), world.node("eu-1", &[]));
+    a.own.until_ready().await;
+    b.own.until_ready().await;
+    let first = a.own.claim(spec("x", &survivor())).await.expect("free");
+    let before = world.store.checkpoint();
+    world.kill(a);
+    until("another owner", 3 * TTL, || b.own.name_title("x").is_some()).await;
+    // By now the store does not keep the first session any more: set back, it shows an entry that names it, and no
+    // document of it. That is settled at once, while nothing may be claimed yet.
+    tokio::time::sleep(2 * TTL).await;
+    world.store.roll_back(&before);
+    until("it is noticed", 2 * TTL, || b.own.stats().store_changes == 1).await;
+    assert!(b.own.name_title("x").is_none());
+    let took = until("it is claimed again", 5 * TTL, || b.own.name_title("x").is_some()).await;
+    assert!(took >= TTL, "nothing is claimed for a TTL: {took:?}");
+    let again = b.own.name_title("x").expect("owned").epoch();
+    assert!(again > first.epoch().next(), "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operators_floor_holds_for_every_node_that_shares_the_store() {
     let world = World::new();
     let (a, b) = (world.node("us-1", &[]), world.node("eu-1", &[]));

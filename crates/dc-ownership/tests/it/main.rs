@@ -3,6 +3,7 @@
 mod balance;
 mod faults;
 mod names;
+mod overrides;
 mod protocol;
 mod slots;
 mod support;

@@ -266,3 +266,34 @@ async fn g2_strict_stops_at_the_lease_bound_and_available_goes_on() {
     let again = [&a, &b].iter().find_map(|node| node.own.name_title("strict")).expect("just seen");
     assert!(again.epoch() > strict.epoch());
 }
+
+/// `lasting`: whether something goes on without a lease, so that the session may come back.
+async fn a_hand_over_is_cut_through(lasting: bool) {
+    let world = World::new();
+    let (a, b) = (world.node("us-1", &[]), world.node("eu-1", &[]));
+    a.own.until_ready().await;
+    b.own.until_ready().await;
+    a.own.claim(spec("x", &survivor())).await.expect("free");
+    if lasting {
+        let stays = Policy { strictness: Strictness::Available, within: Selector::name("us-1"), ..survivor() };
+        a.own.claim(spec("y", &stays)).await.expect("free");
+    }
+    a.log.keep_quiet.store(true, Ordering::SeqCst);
+    let _drain = a.own.drain(DrainOptions::node());
+    until("it is to be handed over", TTL, || !a.log.quiesced.lock().is_empty()).await;
+    a.plane.cut_off();
+    until("its session is lost", 2 * TTL, || a.log.lost_sessions.load(Ordering::SeqCst) == 1).await;
+    let (begun, over) = (a.log.quiesced.lock().clone(), a.log.moved.lock().clone());
+    assert!(begun.iter().all(|thing| *thing == name("x")), "{begun:?}");
+    assert_eq!(over, vec![(name("x"), false); begun.len()], "each that has begun is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_hand_over_ends_with_the_session() {
+    a_hand_over_is_cut_through(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_hand_over_of_what_is_strict_ends_with_the_lease() {
+    a_hand_over_is_cut_through(true).await;
+}

@@ -58,6 +58,8 @@ pub(crate) struct Log {
     pub(crate) moved: Mutex<Vec<(Thing, bool)>>,
     pub(crate) refuse_adoption: AtomicBool,
     pub(crate) keep_quiet: AtomicBool,
+    /// What was to be handed over.
+    pub(crate) quiesced: Mutex<Vec<Thing>>,
     /// State that goes along with a thing.
     pub(crate) state: Mutex<BTreeMap<Thing, Vec<(String, Bytes)>>>,
     held_back: Mutex<Vec<tokio::sync::oneshot::Sender<Quiesced>>>,
@@ -153,8 +155,11 @@ impl Log {
                 }
                 self.lost.lock().push(thing);
             }
-            Order::Quiesce { done, .. } if self.keep_quiet.load(Ordering::SeqCst) => self.held_back.lock().push(done),
             Order::Quiesce { thing, done, .. } => {
+                self.quiesced.lock().push(thing.clone());
+                if self.keep_quiet.load(Ordering::SeqCst) {
+                    return self.held_back.lock().push(done);
+                }
                 let state = self.state.lock().get(&thing).cloned().unwrap_or_default();
                 // A driver that has given up takes no answer.
                 let _ = done.send(Quiesced { state });

@@ -47,6 +47,7 @@ impl World {
             match self.rng.random_range(0..10) {
                 0..4 if alive => self.claim(place, name),
                 4..7 if alive => self.drain(place),
+                7..9 => self.place(),
                 _ => {}
             }
             return;
@@ -81,9 +82,25 @@ impl World {
                 let ask = Op::Relocate(Thing::Name(name.to_owned()), to);
                 self.give(place, Input::Asked { op: self.numbers, ask });
             }
+            71..79 => self.place(),
             70 if self.config.loses && self.lost_at.is_none() && self.t() > 20 * SECOND => self.lose(),
             _ => {}
         }
+    }
+
+    /// Has an identity live in some datacenter: mostly asked of its owner, as callers do.
+    fn place(&mut self) {
+        let identity = self.identities[self.rng.random_range(0..self.identities.len())].clone();
+        let thing = Thing::grain(policy().group(), identity);
+        let owner = (0..self.nodes.len()).find(|at| self.nodes[*at].holds(&thing)).filter(|_| self.chance(0.9));
+        let place = owner.unwrap_or_else(|| self.rng.random_range(0..self.nodes.len()));
+        if !self.nodes[place].alive {
+            return;
+        }
+        let to = Selector::name(["us", "eu", "ap"][self.rng.random_range(0..3)]);
+        self.numbers += 1;
+        self.nodes[place].placing.insert(self.numbers);
+        self.give(place, Input::Asked { op: self.numbers, ask: Op::Place(thing, to) });
     }
 
     pub(crate) fn claim(&mut self, place: usize, name: &str) {
@@ -200,6 +217,7 @@ impl World {
     fn lose(&mut self) {
         self.lost_at = Some(self.t());
         self.truth.clear();
+        self.apart.clear();
         self.count("losses");
         if self.chance(0.5) {
             self.store = super::store::Store::new(u128::from(self.config.seed) + 2);

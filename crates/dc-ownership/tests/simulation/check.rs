@@ -29,15 +29,41 @@ impl World {
             self.note(Thing::Name(name), owner);
         } else if key.as_str().starts_with("g/") {
             let places = parsed.as_ref().and_then(|document| document["slots"].as_array()).map_or(0, Vec::len);
-            for (at, slot) in (0..places).zip(Slot::all()) {
-                let owner = parsed.as_ref().and_then(|document| {
-                    let entry = document["slots"][at].as_array()?;
-                    let owner = usize::try_from(entry.first()?.as_u64()?).ok()?;
-                    let session = document["owners"][owner]["session"].as_str()?.parse().ok()?;
-                    Some((session, Epoch(entry.get(1)?.as_u64()?)))
-                });
+            let named = |entry: &Value| {
+                let owner = usize::try_from(entry.get(0)?.as_u64()?).ok()?;
+                let session = parsed.as_ref()?["owners"][owner]["session"].as_str()?.parse().ok()?;
+                Some((session, Epoch(entry.get(1)?.as_u64()?)))
+            };
+            let slot = |at: usize| parsed.as_ref().and_then(|document| named(&document["slots"][at]));
+            let apart = |id: &str| parsed.as_ref().map(|document| document["overrides"][id]["at"].clone());
+            let identities: Vec<_> = self
+                .identities
+                .iter()
+                .map(|id| (id.clone(), apart(id).filter(|at| !at.is_null()), slot(Slot::of(id).place().into())))
+                .map(|(id, apart, slot)| (id, apart.as_ref().and_then(named), apart, slot))
+                .collect();
+            let slots: Vec<_> = (0..places).zip(Slot::all()).map(|(at, number)| (number, slot(at))).collect();
+            for (slot, owner) in slots {
                 self.note(Thing::Slot(policy().group(), slot), owner);
             }
+            for (id, own, apart, slot) in identities {
+                let thing = Thing::grain(policy().group(), id);
+                if let Some(apart) = apart {
+                    self.count_override(&thing, own, apart.get(2).is_some());
+                }
+                self.note(thing, own.or(slot));
+            }
+        }
+    }
+
+    fn count_override(&mut self, thing: &Thing, owner: Option<(SessionId, Epoch)>, handed: bool) {
+        if self.truth.get(thing) != owner.as_ref() {
+            let first = self.apart.insert(thing.clone());
+            self.count(match (first, handed) {
+                (true, _) => "overrides_made",
+                (false, true) => "overrides_moved",
+                (false, false) => "overrides_taken_over",
+            });
         }
     }
 
@@ -171,6 +197,12 @@ impl World {
             }
             if let Some(place) = self.belongs_to(&thing).filter(|place| !self.nodes[*place].holds(&thing)) {
                 return Some(format!("{thing:?} is not on node {place}, the first choice of its datacenter"));
+            }
+        }
+        for id in &self.identities {
+            let thing = Thing::grain(group, id);
+            if owners(&thing) != 1 {
+                return Some(format!("{thing:?} has {} owners", owners(&thing)));
             }
         }
         for key in self.store.keys("n/") {

@@ -1,9 +1,11 @@
 //! What nodes ask for is done, or goes wrong.
 
+use dc_core::Epoch;
 use dc_ownership::{
     core::{Answer, Effect, Input, OpDone, OrderOut, Request, Update},
     ids::{SLOTS_PER_DOCUMENT, Slot},
     order::Thing,
+    table::SlotRow,
     title::Title,
 };
 use rand::RngExt;
@@ -44,10 +46,22 @@ impl World {
                 self.nodes[place].session = present.map(|(lease, _)| lease.session());
             }
             Effect::Update(Update::Slots(group, number, rows)) => {
-                for (at, row) in (0_u16..).zip(rows.iter().flat_map(|rows| rows.iter())) {
+                for (at, row) in (0_u16..).zip(rows.iter().flat_map(|rows| rows.slots.iter())) {
                     if let Some(slot) = Slot::new(number * SLOTS_PER_DOCUMENT + at) {
-                        self.note_known(place, Thing::Slot(group, slot), row.owner.as_ref().map(|owner| owner.epoch));
-                        self.set_title(place, Thing::Slot(group, slot), row.title.clone());
+                        self.note_row(place, Thing::Slot(group, slot), row);
+                    }
+                }
+                // An identity is owned by its own row, or by its slot's: never by both.
+                for id in self.identities.clone() {
+                    let thing = Thing::grain(group, &id);
+                    let apart = rows.as_ref().and_then(|rows| rows.overrides.get(&id));
+                    match apart {
+                        Some(_) => _ = self.nodes[place].apart.insert(thing.clone()),
+                        None => _ = self.nodes[place].apart.remove(&thing),
+                    }
+                    let slot = || rows.as_ref()?.slots.get(usize::from(Slot::of(&id).place()));
+                    if let Some(row) = apart.or_else(slot) {
+                        self.note_row(place, thing, row);
                     }
                 }
             }
@@ -66,12 +80,18 @@ impl World {
                 }
             }
             Effect::Arrived(thing, epoch, offer) => self.arrived(place, thing, epoch, offer),
-            Effect::Done(_, OpDone::Plain(_))
-            | Effect::Update(Update::Sessions(_))
-            | Effect::Ready
-            | Effect::Changed(_)
-            | Effect::RefusedKinds(_) => {}
+            Effect::Done(op, OpDone::Plain(result)) => {
+                if self.nodes[place].placing.remove(&op) {
+                    self.count(if result.is_ok() { "placed" } else { "placed_not" });
+                }
+            }
+            Effect::Update(Update::Sessions(_)) | Effect::Ready | Effect::Changed(_) | Effect::RefusedKinds(_) => {}
         }
+    }
+
+    fn note_row(&mut self, place: usize, thing: Thing, row: &SlotRow) {
+        self.note_known(place, thing.clone(), row.owner.as_ref().map(|owner| owner.epoch));
+        self.set_title(place, thing, row.title.clone());
     }
 
     fn send(&mut self, place: usize, request: Request) {
@@ -108,11 +128,14 @@ impl World {
             }
             OrderOut::Lost { thing, held } => self.stopped_here(place, &thing, held),
             OrderOut::Moved { thing, to: Some((to, epoch)) } => {
+                let epoch = if self.nodes[place].session == Some(to.session) { Epoch(0) } else { epoch };
                 self.stopped_here(place, &thing, epoch);
                 self.crash_at(Step::AfterMoved, place, Some(to.session));
             }
             OrderOut::Moved { thing, to: None } => {
-                self.nodes[place].quiet.remove(&thing);
+                for (unit, _) in self.units(place, &thing) {
+                    self.nodes[place].quiet.remove(&unit);
+                }
                 self.count("moves_stayed");
             }
             OrderOut::Quiesce { thing, token, .. } => {

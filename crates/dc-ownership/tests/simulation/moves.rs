@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dc_core::{Epoch, snapshot::hash};
 use dc_ownership::{
     core::{Answer, Ask, Input, Plant, Request},
-    ids::SessionId,
+    ids::{SessionId, Slot},
     order::Thing,
     session::Holder,
 };
@@ -97,10 +97,14 @@ impl World {
         if document["handed"] == true {
             return other(&document["session"]);
         }
-        document["slots"].as_array()?.iter().zip(dc_ownership::ids::Slot::all()).find_map(|(row, slot)| {
+        let group = super::world::policy().group();
+        let slots = document["slots"].as_array()?.iter().zip(Slot::all());
+        let slots = slots.map(|(row, slot)| (row, Thing::Slot(group, slot)));
+        let overrides = document["overrides"].as_object().into_iter().flatten();
+        let overrides = overrides.map(|(identity, of)| (&of["at"], Thing::grain(group, identity)));
+        slots.chain(overrides).find_map(|(row, thing)| {
             let row = row.as_array().filter(|row| row.get(2).is_some_and(|handed| handed == 1))?;
             let to = other(&document["owners"][usize::try_from(row[0].as_u64()?).ok()?]["session"])?;
-            let thing = Thing::Slot(super::world::policy().group(), slot);
             // What is in the document from an earlier move is not handed over by this write.
             (self.truth.get(&thing) != Some(&(to, Epoch(row[1].as_u64()?)))).then_some(to)
         })
@@ -110,8 +114,22 @@ impl World {
     fn has_state(thing: &Thing) -> bool {
         match thing {
             Thing::Slot(_, slot) => slot.number() % 4 != 0,
+            Thing::Grain(_, slot, _) => slot.number() % 5 != 0,
             Thing::Name(name) => name != "d",
         }
+    }
+
+    /// What goes along with a thing on a node, and under which identity: a slot's own, and those of the identities that
+    /// are with it.
+    pub(crate) fn units(&self, place: usize, thing: &Thing) -> Vec<(Thing, String)> {
+        let Thing::Slot(group, slot) = thing else {
+            let identity = if let Thing::Grain(_, _, identity) = thing { identity } else { STATE };
+            return vec![(thing.clone(), identity.to_owned())];
+        };
+        let with_it = self.identities.iter().filter(|id| Slot::of(id) == *slot);
+        let with_it = with_it.map(|id| (Thing::grain(*group, id), id.clone()));
+        let with_it = with_it.filter(|(thing, _)| !self.nodes[place].apart.contains(thing));
+        std::iter::once((thing.clone(), STATE.to_owned())).chain(with_it).collect()
     }
 
     /// Work was done and acknowledged, by its owner.
@@ -125,16 +143,23 @@ impl World {
 
     /// Stops a thing that is to be handed over; its state.
     pub(crate) fn quiesce(&mut self, place: usize, thing: &Thing) -> Vec<(String, Bytes)> {
-        self.nodes[place].quiet.insert(thing.clone());
-        let count = self.nodes[place].counters.get(thing).copied().unwrap_or(0);
-        let state = (STATE.to_owned(), Bytes::copy_from_slice(&count.to_be_bytes()));
-        if Self::has_state(thing) { vec![state] } else { Vec::new() }
+        let mut state = Vec::new();
+        for (unit, identity) in self.units(place, thing) {
+            self.nodes[place].quiet.insert(unit.clone());
+            let count = self.nodes[place].counters.get(&unit).copied().unwrap_or(0);
+            if Self::has_state(&unit) {
+                state.push((identity, Bytes::copy_from_slice(&count.to_be_bytes())));
+            }
+        }
+        state
     }
 
     pub(crate) fn stopped_here(&mut self, place: usize, thing: &Thing, epoch: Epoch) {
+        for (unit, _) in self.units(place, thing) {
+            self.nodes[place].quiet.remove(&unit);
+            self.nodes[place].counters.remove(&unit);
+        }
         let node = &mut self.nodes[place];
-        node.quiet.remove(thing);
-        node.counters.remove(thing);
         node.parcels.drop_up_to(thing, epoch);
         if let Thing::Name(name) = thing {
             node.running.remove(name);
@@ -202,9 +227,8 @@ impl World {
             self.count("offers_refused");
             Err("too late".to_owned())
         } else {
-            let count = state.iter().find(|(identity, _)| identity == STATE).map(|(_, count)| count.clone());
             node.state_here.insert((thing.clone(), epoch));
-            node.last_offer.insert(thing.clone(), (epoch, count.unwrap_or_default()));
+            node.last_offer.insert(thing.clone(), (epoch, state.clone()));
             node.parcels.put(thing, epoch, state, now, 12 * TTL, 1 << 20)
         };
         let current = self.nodes[from].alive && self.nodes[from].run == run;
@@ -221,28 +245,40 @@ impl World {
 
     /// A thing is owned here from now on: with the state that came along, which holds all that was acknowledged.
     pub(crate) fn arrived(&mut self, place: usize, thing: Thing, epoch: Epoch, offer: u64) {
-        let known_bad = self.lost_at.is_some() || self.available.contains(&thing);
+        self.nodes[place].parcels.arrived(&thing, epoch, offer);
+        for (unit, identity) in self.units(place, &thing) {
+            self.unit_arrived(place, (&thing, epoch, offer), unit, &identity);
+        }
+    }
+
+    fn unit_arrived(&mut self, place: usize, of: (&Thing, Epoch, u64), unit: Thing, identity: &str) {
+        let (thing, epoch, offer) = of;
+        let known_bad = self.lost_at.is_some() || self.available.contains(&unit);
         let planted = self.config.plant == Some(Plant::LateOffer);
         let node = &mut self.nodes[place];
-        node.quiet.remove(&thing);
-        node.parcels.arrived(&thing, epoch, offer);
-        let last =
-            node.last_offer.get(&thing).filter(|(of, _)| planted && *of == epoch).map(|(_, count)| count.clone());
-        let count = last.or_else(|| node.parcels.take(&thing, STATE, epoch)).filter(|_| offer != 0);
+        node.quiet.remove(&unit);
+        let last = node.last_offer.get(thing).filter(|(of, _)| planted && *of == epoch);
+        let last = last.and_then(|(_, state)| state.iter().find(|(of, _)| of == identity));
+        let last = last.map(|(_, count)| count.clone());
+        let count = last.or_else(|| node.parcels.take(thing, identity, epoch)).filter(|_| offer != 0);
         let count = count.and_then(|count| Some(u64::from_be_bytes(count.as_ref().try_into().ok()?)));
         let was_lost = node.lost_state.contains(&(thing.clone(), epoch));
-        node.counters.insert(thing.clone(), count.unwrap_or(0));
-        let acked = self.acked.insert(thing.clone(), count.unwrap_or(0)).unwrap_or(0);
+        node.counters.insert(unit.clone(), count.unwrap_or(0));
+        let acked = self.acked.insert(unit.clone(), count.unwrap_or(0)).unwrap_or(0);
+        let alone = matches!(thing, Thing::Grain(..));
         match count {
-            Some(count) if count == acked => self.count(if acked > 0 { "state_moved" } else { "state_moved_empty" }),
-            Some(count) if !known_bad => {
-                self.wrong(format!("{thing:?} moved to node {place} with {count} of {acked} acknowledged"));
+            Some(count) if count == acked => {
+                let moved = if alone { "override_state_moved" } else { "state_moved" };
+                self.count(if acked > 0 { moved } else { "state_moved_empty" });
             }
-            None if offer != 0 && !known_bad && Self::has_state(&thing) => {
+            Some(count) if !known_bad => {
+                self.wrong(format!("{unit:?} moved to node {place} with {count} of {acked} acknowledged"));
+            }
+            None if offer != 0 && !known_bad && Self::has_state(&unit) => {
                 if was_lost {
                     self.count("state_lost_with_its_session");
                 } else {
-                    self.wrong(format!("{thing:?} moved to node {place} without its state"));
+                    self.wrong(format!("{unit:?} moved to node {place} without its state"));
                 }
             }
             _ => {}

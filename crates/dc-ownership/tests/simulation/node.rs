@@ -74,9 +74,12 @@ pub(crate) struct Node {
     /// Actors of names that run here.
     pub(crate) running: BTreeMap<String, Title>,
     pub(crate) claims: BTreeMap<u64, String>,
+    pub(crate) placing: BTreeSet<u64>,
+    /// Identities that, by its table, are not with their slots.
+    pub(crate) apart: BTreeSet<Thing>,
     pub(crate) parcels: Parcels,
     /// What was offered last, of each thing.
-    pub(crate) last_offer: BTreeMap<Thing, (Epoch, Bytes)>,
+    pub(crate) last_offer: BTreeMap<Thing, (Epoch, Vec<(String, Bytes)>)>,
     /// State that was offered under the present session.
     pub(crate) state_here: BTreeSet<(Thing, Epoch)>,
     /// State that was here when its session was lost.

@@ -13,7 +13,7 @@ use dc_core::{Clock, DataCenter, DataCenterId, Endpoint, Epoch, NodeId, SystemCl
 use dc_ownership::{
     Me, OwnershipOptions,
     core::{Answer, Core, Input, Outcome, Parcels, Request, Setup, Written},
-    ids::SessionId,
+    ids::{SessionId, Slot},
     order::Thing,
     policy::{Loss, Policy},
 };
@@ -79,6 +79,10 @@ pub(crate) struct World {
     pub(crate) truth: BTreeMap<Thing, (SessionId, Epoch)>,
     /// Work that was acknowledged by whoever owned a thing, since it was last started from nothing.
     pub(crate) acked: BTreeMap<Thing, u64>,
+    /// Identities of grains in the slots that there are.
+    pub(crate) identities: Vec<String>,
+    /// Those that, by the store, live elsewhere than their slots.
+    pub(crate) apart: BTreeSet<Thing>,
     /// How often the step at which a node is to crash comes before it does.
     pub(crate) crash_after: u32,
     pub(crate) report: Report,
@@ -111,6 +115,12 @@ impl World {
             available: BTreeSet::new(),
             truth: BTreeMap::new(),
             acked: BTreeMap::new(),
+            identities: (0..)
+                .map(|id| format!("cart/{id}"))
+                .filter(|id| Slot::of(id).document() == 0)
+                .take(8)
+                .collect(),
+            apart: BTreeSet::new(),
             crash_after: 0,
             report: Report::default(),
         };
@@ -169,6 +179,8 @@ impl World {
             session: None,
             running: BTreeMap::new(),
             claims: BTreeMap::new(),
+            placing: BTreeSet::new(),
+            apart: BTreeSet::new(),
             parcels: Parcels::default(),
             last_offer: BTreeMap::new(),
             state_here: BTreeSet::new(),

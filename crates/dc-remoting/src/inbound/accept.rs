@@ -14,7 +14,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
     time::Sleep,
 };
@@ -25,7 +24,7 @@ use super::{
     places::{Place, Taken},
     serve::LinkService,
 };
-use crate::{LinkEvent, RefusedBy, TlsRefusal, refusal, remoting::Shared, socket::Socket};
+use crate::{LinkEvent, RefusedBy, TlsRefusal, network::Entrance, refusal, remoting::Shared, socket::Socket};
 
 /// What every HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -204,7 +203,7 @@ impl Connected for Guarded {
 }
 
 /// Takes connections until remoting stops. The listening socket closes when `accepting` is cancelled.
-pub(crate) async fn serve_connections(shared: Arc<Shared>, listener: TcpListener) {
+pub(crate) async fn serve_connections(shared: Arc<Shared>, entrance: Entrance) {
     let config = &shared.config;
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(8 << 20)
@@ -214,7 +213,7 @@ pub(crate) async fn serve_connections(shared: Arc<Shared>, listener: TcpListener
         .http2_keepalive_interval(Some(config.keepalive_interval))
         // Answers may stand before a pong on a slow line: the control lane notices a dead dialler sooner.
         .http2_keepalive_timeout(Some(config.keepalive_timeout * 5));
-    let door = Door::new(Arc::clone(&shared), listener);
+    let door = Door::new(Arc::clone(&shared), entrance);
     let incoming = futures::stream::unfold(door, |mut door| async move {
         let io = door.next().await?;
         Some((Ok::<_, io::Error>(io), door))
@@ -228,7 +227,7 @@ pub(crate) async fn serve_connections(shared: Arc<Shared>, listener: TcpListener
 /// Where connections come in.
 struct Door {
     shared: Arc<Shared>,
-    listener: TcpListener,
+    entrance: Entrance,
     /// Those that have shaken hands over TLS. As many as there are connections, which are bounded.
     secured: (mpsc::UnboundedSender<Guarded>, mpsc::UnboundedReceiver<Guarded>),
     /// When it was last logged that somebody was turned away.
@@ -238,9 +237,9 @@ struct Door {
 }
 
 impl Door {
-    fn new(shared: Arc<Shared>, listener: TcpListener) -> Self {
+    fn new(shared: Arc<Shared>, entrance: Entrance) -> Self {
         let courtesy = Arc::new(Semaphore::new(COURTESY));
-        Self { shared, listener, secured: mpsc::unbounded_channel(), told: None, courtesy }
+        Self { shared, entrance, secured: mpsc::unbounded_channel(), told: None, courtesy }
     }
 
     /// The next connection that may speak HTTP/2; `None` when no further ones are taken.
@@ -249,7 +248,7 @@ impl Door {
             let accepted = tokio::select! {
                 () = self.shared.accepting.cancelled() => return None,
                 secured = self.secured.1.recv() => return secured,
-                accepted = self.listener.accept() => accepted,
+                accepted = self.entrance.accept() => accepted,
             };
             let (io, remote) = match accepted {
                 Ok(accepted) => accepted,
@@ -267,17 +266,17 @@ impl Door {
                     continue;
                 }
             };
-            if let Err(err) = io.set_nodelay(true) {
-                tracing::debug!(from = %remote, %err, "cannot set TCP_NODELAY");
-            }
             let deadline = Box::pin(tokio::time::sleep(self.shared.config.handshake_timeout));
             #[cfg(feature = "tls")]
             if let Some(tls) = self.shared.tls.clone() {
-                let secured = self.secured.0.clone();
-                tokio::spawn(secure(tls, io, conn, deadline, secured));
+                // Nothing else comes in where TLS is set: see `Remoting::start_over`.
+                if let Socket::Plain(io) = io {
+                    let secured = self.secured.0.clone();
+                    tokio::spawn(secure(tls, io, conn, deadline, secured));
+                }
                 continue;
             }
-            return Some(Guarded::new(Socket::Plain(io), conn, deadline));
+            return Some(Guarded::new(io, conn, deadline));
         }
     }
 
@@ -303,7 +302,7 @@ impl Door {
     }
 
     /// No place is free: says so to the log and, where it can, to the dialler.
-    fn turn_away(&mut self, io: TcpStream, remote: SocketAddr, limit: &'static str) {
+    fn turn_away(&mut self, io: Socket, remote: SocketAddr, limit: &'static str) {
         let shared = &self.shared;
         crate::measure::refused("connections");
         // A flood of them is one line a second; the metric counts all.
@@ -333,7 +332,7 @@ impl Door {
 #[cfg(feature = "tls")]
 async fn secure(
     tls: Arc<crate::tls::Tls>,
-    io: TcpStream,
+    io: tokio::net::TcpStream,
     conn: Arc<Conn>,
     mut deadline: Pin<Box<Sleep>>,
     secured: mpsc::UnboundedSender<Guarded>,

@@ -14,6 +14,7 @@ use tonic::Streaming;
 use super::{BACKLOG_HIGH, CREDIT_DELAY, InLane, ONE, PairIn, accept::Conn, bytes_of};
 use crate::{
     Accept, Incoming, Message, RemotingConfig, ReplyTo, ServiceId, Symbol,
+    error::NO_SERVICE,
     wire::{Call, ChunkRef, EnvelopeRef, Fields, Goodbye, LaneKind, Malformed, Ping, SymbolDef, owned},
 };
 
@@ -352,7 +353,7 @@ impl Reader {
         match service {
             _ if left.is_zero() => reply.expired(),
             Some(service) => service.call(&link.identity, call.body, left, reply),
-            None => reply.not_run(&format!("no service {} here", call.service)),
+            None => reply.not_run(&format!("{NO_SERVICE}{} here", call.service)),
         }
         Ok(())
     }

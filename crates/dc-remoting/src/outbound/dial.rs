@@ -188,14 +188,23 @@ async fn connect(shared: &Shared, endpoint: &Endpoint, target: Target) -> Result
     if let Some(tls) = &shared.tls {
         let (io, own, certificate) = crate::tls::dial(tls, config, endpoint).await?;
         let term = Some(crate::renew::Term::new(own, certificate.validity));
-        let channel = target.connect_with_connector(crate::tls::Once::new(io)).await;
+        let channel = target.connect_with_connector(crate::network::Once::new(io)).await;
         let channel = channel.map_err(|err| unreachable_at(endpoint, &chain(&err)))?;
         return Ok(Connected { channel, certificate: Some(certificate), term });
     }
-    let channel = tokio::time::timeout(config.connect_timeout, target.connect())
+    let connecting = async {
+        match &shared.network {
+            None => target.connect().await.map_err(|err| chain(&err)),
+            Some(network) => {
+                let io = network.connect(endpoint).await.map_err(|err| err.to_string())?;
+                target.connect_with_connector(crate::network::Once::new(io)).await.map_err(|err| chain(&err))
+            }
+        }
+    };
+    let channel = tokio::time::timeout(config.connect_timeout, connecting)
         .await
         .map_err(|_| unreachable_at(endpoint, &format!("no connection in {:?}", config.connect_timeout)))?
-        .map_err(|err| refused_or_not(endpoint, &Status::unavailable(chain(&err))))?;
+        .map_err(|why| refused_or_not(endpoint, &Status::unavailable(why)))?;
     Ok(Connected {
         channel,
         #[cfg(feature = "tls")]

@@ -1,14 +1,12 @@
 //! The handshake at the end that dials.
 
 use std::{
-    future::{Ready, ready},
     io,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use dc_core::Endpoint;
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
@@ -16,7 +14,6 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::codegen::{Service, http::Uri};
 
 use super::{
     Tls,
@@ -127,28 +124,5 @@ impl AsyncWrite for Begun {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
-    }
-}
-
-/// Hands a connection that stands to HTTP/2, which wants to make it itself. A lost one is not made again: the link is.
-pub(crate) struct Once(Option<Begun>);
-
-impl Once {
-    pub(crate) fn new(io: Begun) -> Self {
-        Self(Some(io))
-    }
-}
-
-impl Service<Uri> for Once {
-    type Response = TokioIo<Begun>;
-    type Error = io::Error;
-    type Future = Ready<io::Result<TokioIo<Begun>>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _uri: Uri) -> Self::Future {
-        ready(self.0.take().map(TokioIo::new).ok_or_else(|| io::ErrorKind::NotConnected.into()))
     }
 }

@@ -23,5 +23,5 @@ pub use name::CertificateName;
 
 pub(crate) use accept::{Failure, accept};
 pub(crate) use certificate::{Certificate, Validity, now};
-pub(crate) use dial::{Once, dial};
+pub(crate) use dial::dial;
 pub(crate) use state::{Tls, check_claims, keep_fresh};

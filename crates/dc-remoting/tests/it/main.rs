@@ -9,6 +9,7 @@ mod lanes;
 mod limits;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod network;
 mod order;
 mod proxy;
 mod raw;

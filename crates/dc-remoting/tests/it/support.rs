@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use dc_core::{DataCenter, NodeId, SystemClock, SystemName};
 use dc_remoting::{
-    Answer, Incoming, LinkError, LinkEvent, Message, PeerIdentity, PeerTarget, Receiver, Remoting, RemotingConfig,
-    RemotingConfigBuilder, ReplyTo, Service, ServiceId, Services, Undelivered,
+    Answer, Incoming, LinkError, LinkEvent, Message, Network, PeerIdentity, PeerTarget, Receiver, Remoting,
+    RemotingConfig, RemotingConfigBuilder, ReplyTo, Service, ServiceId, Services, Undelivered,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -68,17 +68,33 @@ impl Service for EchoService {
 
 pub(crate) const ECHO: ServiceId = ServiceId(1);
 
+fn scripted(handler: impl Fn(Incoming) + Send + Sync + 'static) -> (Services, Arc<Mutex<Vec<Undelivered>>>) {
+    let undelivered = Arc::new(Mutex::new(Vec::new()));
+    let receiver = Scripted { handler: Box::new(handler), undelivered: Arc::clone(&undelivered) };
+    (Services::new().receiver(Arc::new(receiver)).service(ECHO, Arc::new(EchoService)), undelivered)
+}
+
 impl Node {
     pub(crate) async fn start(
         config: RemotingConfigBuilder,
         handler: impl Fn(Incoming) + Send + Sync + 'static,
     ) -> Self {
-        let undelivered = Arc::new(Mutex::new(Vec::new()));
-        let receiver = Scripted { handler: Box::new(handler), undelivered: Arc::clone(&undelivered) };
-        let services = Services::new().receiver(Arc::new(receiver)).service(ECHO, Arc::new(EchoService));
+        let (services, undelivered) = scripted(handler);
         let config = config.build().expect("legal");
         let remoting = Remoting::start(config, Arc::new(SystemClock), services).await.expect("starts");
         Self { remoting, undelivered }
+    }
+
+    /// The same over another network than TCP.
+    pub(crate) async fn start_over(
+        network: impl Network,
+        config: RemotingConfigBuilder,
+        handler: impl Fn(Incoming) + Send + Sync + 'static,
+    ) -> Self {
+        let (services, undelivered) = scripted(handler);
+        let config = config.build().expect("legal");
+        let started = Remoting::start_over(Arc::new(network), config, Arc::new(SystemClock), services).await;
+        Self { remoting: started.expect("starts"), undelivered }
     }
 
     /// A node that answers each ask with its payload and drops tells.

@@ -6,9 +6,13 @@
 // The same floors as the link's own benchmark measures against.
 #[path = "../../../../crates/dc-remoting/examples/link_bench/bare_tonic.rs"]
 mod bare_tonic;
+mod drain;
 mod failover;
+mod fleet;
 mod global;
+mod idle;
 mod lookup;
+mod machine;
 mod messages;
 #[path = "../../../../crates/dc-remoting/examples/link_bench/raw_tcp.rs"]
 mod raw_tcp;
@@ -16,12 +20,15 @@ mod requests;
 mod routing;
 mod serve;
 mod spawn;
+mod steady;
 mod table;
 
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
+use multidc_tests::soak::clock::now_us;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What each transport can do.
 pub(crate) trait Client: Clone + Send + Sync + 'static {
@@ -32,7 +39,7 @@ pub(crate) trait Client: Clone + Send + Sync + 'static {
 /// A one-byte ask of this value is answered with the number of tells so far.
 pub(crate) const COUNT: u8 = 255;
 
-/// Benchmarks of multidc; without names, all of them.
+/// Benchmarks of multidc; without names, all of them but those that take minutes.
 #[derive(Debug, Parser)]
 struct Args {
     /// Which ones.
@@ -40,24 +47,27 @@ struct Args {
     /// How long each figure is measured, in milliseconds.
     #[arg(long, default_value_t = 1500)]
     millis: u64,
+    /// Of `failover`, `steady`, `idle` and `drain`: sqlite, nats or etcd (three servers each). Of a served node: a URL.
+    #[arg(long, default_value = "sqlite")]
+    control_plane: String,
+    /// What is lost on long ways follows from it. Drawn if not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    failover: failover::Options,
+    #[command(flatten)]
+    steady: steady::Options,
+    #[command(flatten)]
+    drain: drain::Options,
     /// Be one end of a benchmark: used by the benchmark itself.
     #[arg(long, hide = true)]
     serve: Option<serve::Role>,
-    /// Of `failover`: sqlite (the default), nats or etcd (three servers each). Of a served node: a URL.
-    #[arg(long, default_value = "")]
-    control_plane: String,
-    /// Of `failover`: how many times a datacenter is killed.
-    #[arg(long, default_value_t = 10)]
-    runs: u32,
-    /// Of `failover`: with leases of 2 s instead of the defaults.
-    #[arg(long)]
-    fast: bool,
     /// Datacenter of a served node.
     #[arg(long, hide = true, default_value = "dc-2")]
     dc: String,
-    /// Seed of a served node.
+    /// Whom a served node joins.
     #[arg(long, hide = true)]
-    seed: Option<String>,
+    join: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,14 +90,30 @@ enum Bench {
     Global,
     /// From a datacenter's death to the first answer elsewhere; takes minutes, so only where it is named.
     Failover,
+    /// Nothing stops and nothing is taken over while nothing fails; only where it is named.
+    Steady,
+    /// Requests per second of a system on which nothing happens, counted at the servers; only where it is named.
+    Idle,
+    /// A drain of many grains and names while clients go on; only where it is named.
+    Drain,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     if let Some(role) = args.serve {
-        return serve::run(role, &args.control_plane, &args.dc, args.seed.as_deref()).await;
+        return serve::run(role, &args.control_plane, &args.dc, args.join.as_deref()).await;
     }
+    let mut ended = signal(SignalKind::terminate())?;
+    // What runs is dropped, and takes its processes and files along.
+    tokio::select! {
+        done = run(&args) => done,
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        _ = ended.recv() => anyhow::bail!("told to end"),
+    }
+}
+
+async fn run(args: &Args) -> anyhow::Result<()> {
     let wanted = |bench| args.names.is_empty() || args.names.contains(&bench);
     let time = Duration::from_millis(args.millis);
     if wanted(Bench::Routing) {
@@ -109,8 +135,28 @@ async fn main() -> anyhow::Result<()> {
     if wanted(Bench::Global) {
         global::run(time).await?;
     }
-    if args.names.contains(&Bench::Failover) {
-        failover::run(failover::Plan { runs: args.runs, store: &args.control_plane, fast: args.fast }).await?;
+    let (store, seed) = (&args.control_plane, args.seed.unwrap_or_else(|| now_us() % 1_000_000));
+    for name in &args.names {
+        let seeded = || println!("{name:?} on {store}, seed {seed}; {}", machine::load());
+        match name {
+            Bench::Failover => {
+                seeded();
+                failover::run(&args.failover, store, seed).await?;
+            }
+            Bench::Steady => {
+                seeded();
+                steady::run(&args.steady, store, seed).await?;
+            }
+            Bench::Idle => {
+                seeded();
+                idle::run(&args.steady, store, seed).await?;
+            }
+            Bench::Drain => {
+                seeded();
+                drain::run(&args.drain, store, seed).await?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

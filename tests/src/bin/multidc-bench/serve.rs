@@ -55,6 +55,12 @@ impl Far {
     }
 }
 
+impl Far {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 impl Drop for Far {
     fn drop(&mut self) {
         // It is gone, or goes now.

@@ -16,7 +16,7 @@ pub(crate) async fn run(time: Duration) -> anyhow::Result<()> {
     let store = Store::sqlite().await?;
     let far = Far::start(Role::Node, &["--control-plane", &store.url])?;
     let seed = far.addr.to_string();
-    let _second = Far::start(Role::Node, &["--control-plane", &store.url, "--seed", &seed])?;
+    let _second = Far::start(Role::Node, &["--control-plane", &store.url, "--join", &seed])?;
     let system = node(&store.url, "dc-1", None).await?;
     let echo = spawn_far(&system, "echo").await?;
 

@@ -29,14 +29,19 @@ pub(crate) fn micros(time: Duration) -> String {
     format!("{:.0} us", time.as_secs_f64() * 1e6)
 }
 
+/// Whether a goal is met.
+pub(crate) fn verdict(met: bool) -> &'static str {
+    if met { "ok" } else { "MISSED" }
+}
+
 /// A ratio, and whether the goal is met.
 pub(crate) fn at_least(ratio: f64, goal: f64) -> String {
-    format!("{ratio:.2} {}", if ratio >= goal { "ok" } else { "MISSED" })
+    format!("{ratio:.2} {}", verdict(ratio >= goal))
 }
 
 /// A ratio, and whether it stays below the goal.
 pub(crate) fn at_most(ratio: f64, goal: f64) -> String {
-    format!("{ratio:.2} {}", if ratio <= goal { "ok" } else { "MISSED" })
+    format!("{ratio:.2} {}", verdict(ratio <= goal))
 }
 
 /// The given share of sorted samples.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use multidc_tests::{
+    eventually,
     ledger::{Verdict, Want},
+    network::Network,
+    node::NodeProcess,
     servers::Store,
 };
 
@@ -56,44 +59,73 @@ on_stores!(
     full_fault_1_on_etcd
 );
 
-/// Fault 3: the owner is paused beyond its lease, and goes on: it is fenced, and stops serving what is another's.
-async fn fault_3(store: Store) -> anyhow::Result<()> {
+/// How an owner is away.
+pub(super) enum Away<'a> {
+    /// Its process stands still.
+    Paused,
+    /// It goes on, and reaches neither the store nor other datacenters.
+    CutOff(&'a Network),
+}
+
+impl Away<'_> {
+    async fn begins(&self, owner: &NodeProcess) -> anyhow::Result<()> {
+        match self {
+            Self::Paused => owner.pause().await,
+            Self::CutOff(network) => network.cut_off("dc-2"),
+        }
+    }
+
+    fn ends(&self, owner: &NodeProcess) -> anyhow::Result<()> {
+        match self {
+            Self::Paused => owner.resume(),
+            Self::CutOff(network) => network.let_in("dc-2"),
+        }
+    }
+}
+
+async fn fault_3_paused(store: Store) -> anyhow::Result<()> {
     let rig = Rig::start(store, vec![Site::new("dc-1", 1), Site::new("dc-2", 1)]).await?;
+    fault_3(rig, Away::Paused).await
+}
+
+/// Fault 3: the owner is away beyond its lease, and goes on: it is fenced, and stops serving what is another's.
+pub(super) async fn fault_3(rig: Rig, away: Away<'_>) -> anyhow::Result<()> {
     let all = [rig.names("c", 4, "dc-2").await?, grains(12)].concat();
     let load = Load::start(4, rig.all(), &all);
     rig.served(&all, Duration::ZERO, SOON).await?;
     let owner = rig.one("dc-2")?.clone();
     let sessions = Rig::stat(&owner, "sessions").await?;
 
-    owner.pause().await?;
-    let paused = rig.log.now();
-    // Who waits for the paused one as well asks too rarely.
+    away.begins(&owner).await?;
+    let gone = rig.log.now();
+    // Who waits for the one that is away as well asks too rarely.
     load.ask(rig.alive("dc-1").cloned().collect());
-    rig.served_in("dc-1", &all, paused, TTL + SOON).await?;
-    let (resumed, before) = (rig.log.now(), rig.log.entries().len());
-    owner.resume()?;
+    rig.served_in("dc-1", &all, gone, TTL + SOON).await?;
+    let (back, before) = (rig.log.now(), rig.log.entries().len());
+    away.ends(&owner)?;
     load.ask(rig.all());
-    let again = owner.until("routes again", SOON, |status| status.ready);
-    again.await?;
+    owner.until("routes again", SOON, |status| status.ready).await?;
     for (n, target) in all.iter().enumerate() {
         let report = count(&owner, target, &format!("after-{n}"), SOON).await?;
-        ensure!(report.dc == "dc-1", "G2: the paused owner serves what it lost: {report:?}");
+        ensure!(report.dc == "dc-1", "G2: the owner of before serves what it lost: {report:?}");
     }
-    ensure!(Rig::stat(&owner, "sessions").await? > sessions, "its session was ended, it has a new one");
-    // Whatever it wrote after its pause was refused: it bears the old epoch.
+    eventually("its session was ended, it has a new one", SOON, || async {
+        match Rig::stat(&owner, "sessions").await {
+            Ok(now) if now > sessions => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    // Whatever it wrote after it was back was refused: it bears the old epoch.
     for entry in &rig.log.entries()[before..] {
         let written = entry.by.dc == "dc-2" && matches!(entry.verdict, Verdict::Accepted(_));
-        ensure!(
-            !written || entry.want == Want::Open,
-            "G3: written {:?} after it went on: {entry:?}",
-            entry.at - resumed
-        );
+        ensure!(!written || entry.want == Want::Open, "G3: written {:?} after it went on: {entry:?}", entry.at - back);
     }
     rig.check(load).await.map(drop)
 }
 
 on_stores!(
-    fault_3,
+    fault_3_paused,
     fault_3_g3_a_paused_owner_that_goes_on_is_fenced_on_nats on Store::nats(1),
     full_fault_3_on_nats,
     full_fault_3_on_etcd

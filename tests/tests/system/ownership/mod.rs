@@ -5,13 +5,20 @@
 //! The quick set runs with all tests, on small stores. The full set is the same faults on three servers of NATS and of
 //! etcd: `cargo xtask test -p multidc-tests --test system -- --ignored full_`.
 //!
-//! Reading order: [`rig`], then a fault: [`lost`], [`cut`], [`stores`], [`moves`].
+//! Real cuts ([`places`]) and wall clocks that jump ([`clocks`]) are in the full set only: they need root, `ip` and `nft`,
+//! and libfaketime. Where these are missing the full set fails, and says how to get them.
+//!
+//! Reading order: [`rig`], then a fault: [`lost`], [`cut`], [`stores`], [`moves`], [`places`], [`clocks`]. What
+//! those are told who watch: [`watched`].
 
+mod clocks;
 mod cut;
 mod lost;
 mod moves;
+mod places;
 mod rig;
 mod stores;
+mod watched;
 
 /// The test of a fault on one store in the quick set, and on three servers of NATS and of etcd in the full one.
 macro_rules! on_stores {

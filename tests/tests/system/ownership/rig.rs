@@ -9,15 +9,17 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use dc_core::{Clock, SystemClock};
 use futures::future::try_join_all;
+pub(super) use multidc_tests::load::{Load, Target};
 use multidc_tests::{
     eventually,
-    ledger::{Acknowledged, Found, Ledger, Verdict, Want},
+    launch::Launch,
+    ledger::{Found, Ledger, Verdict, Want},
+    network::Network,
     node::{NodeProcess, NodeSpec, Times, binary},
     protocol::{Answer, Command, CountReport, Failure, Outcome, Status, Where},
     proxy::Proxy,
     servers::Store,
 };
-use tokio::{sync::watch, task::JoinHandle};
 
 use crate::world::{SOON, dc};
 
@@ -34,30 +36,6 @@ pub(super) fn now() -> Instant {
     SystemClock.now()
 }
 
-/// What clients count with.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Target {
-    Name(String),
-    Grain(String),
-}
-
-impl Target {
-    pub(super) fn identity(&self) -> String {
-        match self {
-            Self::Name(name) => format!("counter/{name}"),
-            Self::Grain(id) => format!("tally/{id}"),
-        }
-    }
-
-    fn ask(&self, op: String, timeout: Duration) -> Command {
-        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        match self.clone() {
-            Self::Name(name) => Command::Count { name, op, timeout_ms },
-            Self::Grain(id) => Command::CountGrain { id, op, timeout_ms },
-        }
-    }
-}
-
 /// How a datacenter's nodes are started.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Site {
@@ -66,6 +44,7 @@ pub(super) struct Site {
     /// The store as these nodes reach it; else directly.
     pub(super) plane: Option<String>,
     pub(super) extra: Vec<String>,
+    pub(super) launch: Launch,
 }
 
 impl Site {
@@ -76,6 +55,13 @@ impl Site {
     pub(super) fn through(mut self, store: &Store, proxy: &Proxy) -> Self {
         self.plane = Some(via(&store.url, proxy));
         self
+    }
+
+    /// In the place of a network that has the datacenter's name.
+    pub(super) fn within(mut self, network: &Network) -> anyhow::Result<Self> {
+        let place = network.place(self.dc)?;
+        self.launch = place.launch();
+        Ok(self.with(&["--listen", &format!("{}:0", place.address())]))
     }
 
     pub(super) fn with(mut self, extra: &[&str]) -> Self {
@@ -107,7 +93,11 @@ pub(super) struct Rig {
 impl Rig {
     /// Starts the datacenters and waits until all know all.
     pub(super) async fn start(store: Store, plans: Vec<Site>) -> anyhow::Result<Self> {
-        let log = Ledger::start().await?;
+        Self::start_with(store, Ledger::start().await?, plans).await
+    }
+
+    /// As [`start`](Self::start), with a log that they reach.
+    pub(super) async fn start_with(store: Store, log: Ledger, plans: Vec<Site>) -> anyhow::Result<Self> {
         let plans: BTreeMap<_, _> = plans.into_iter().map(|plan| (plan.dc, plan)).collect();
         let mut rig = Self { store, log, sites: BTreeMap::new(), plans: plans.clone(), started: 0 };
         for (dc, plan) in plans {
@@ -134,7 +124,8 @@ impl Rig {
             times: Times::default(),
             extra,
         };
-        let node = Arc::new(NodeProcess::start(&format!("{dc}/{}", self.started), &spec).await?);
+        let label = format!("{dc}/{}", self.started);
+        let node = Arc::new(NodeProcess::launched(&label, &spec, &plan.launch).await?);
         self.started += 1;
         self.sites.entry(dc).or_default().push(node.clone());
         Ok(node)
@@ -283,110 +274,4 @@ pub(super) async fn count_once(
         Ok(other) => bail!("not a count: {other:?}"),
         Err(failure) => Ok(Err(failure)),
     }
-}
-
-/// What clients were told.
-#[derive(Debug, Default)]
-pub(super) struct Told {
-    pub(super) acknowledged: Vec<Acknowledged>,
-    /// By name of the error.
-    pub(super) failures: BTreeMap<String, usize>,
-}
-
-/// Clients that count all the time, each one increment after the other.
-pub(super) struct Load {
-    stop: watch::Sender<bool>,
-    nodes: watch::Sender<Vec<Arc<NodeProcess>>>,
-    clients: Vec<JoinHandle<anyhow::Result<Told>>>,
-}
-
-impl Load {
-    /// Clients ask any of these nodes.
-    pub(super) fn start(clients: usize, nodes: Vec<Arc<NodeProcess>>, targets: &[Target]) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let (nodes, known) = watch::channel(nodes);
-        let client = |number| {
-            let (stopped, known, targets) = (stopped.clone(), known.clone(), targets.to_vec());
-            tokio::spawn(async move { counts(number, stopped, known, targets).await })
-        };
-        let clients = (0..clients).map(client).collect();
-        Self { stop, nodes, clients }
-    }
-
-    /// From now on these nodes are asked.
-    pub(super) fn ask(&self, nodes: Vec<Arc<NodeProcess>>) {
-        self.nodes.send_replace(nodes);
-    }
-
-    async fn end(self) -> anyhow::Result<Told> {
-        self.stop.send_replace(true);
-        let mut all = Told::default();
-        for client in self.clients {
-            let told = client.await??;
-            all.acknowledged.extend(told.acknowledged);
-            for (name, count) in told.failures {
-                *all.failures.entry(name).or_default() += count;
-            }
-        }
-        Ok(all)
-    }
-}
-
-async fn counts(
-    client: usize,
-    stopped: watch::Receiver<bool>,
-    nodes: watch::Receiver<Vec<Arc<NodeProcess>>>,
-    targets: Vec<Target>,
-) -> anyhow::Result<Told> {
-    let mut told = Told::default();
-    let mut highest: BTreeMap<Target, u64> = BTreeMap::new();
-    let mut number = 0_usize;
-    while !*stopped.borrow() {
-        number += 1;
-        // Two cores have to carry all of this.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        let target = &targets[draw(client, number) % targets.len()];
-        let node = {
-            let nodes = nodes.borrow();
-            let alive: Vec<_> = nodes.iter().filter(|node| !node.is_gone()).collect();
-            alive.get(draw(number, client) % alive.len().max(1)).map(|node| (*node).clone())
-        };
-        let Some(node) = node else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let op = format!("{client}-{number}");
-        // A paused node does not even answer that.
-        let ask = node.ask(target.ask(op.clone(), Duration::from_secs(1)));
-        let failure = match tokio::time::timeout(Duration::from_secs(3), ask).await {
-            Ok(Ok(Ok(Answer::Counted(report)))) if report.outcome == Outcome::Counted => {
-                let before = highest.insert(target.clone(), report.epoch);
-                let falls = before.is_some_and(|before| before > report.epoch);
-                ensure!(!falls, "a client was answered under epoch {before:?} and then {report:?}");
-                told.acknowledged.push(Acknowledged {
-                    op,
-                    identity: target.identity(),
-                    count: report.count,
-                    epoch: report.epoch,
-                });
-                continue;
-            }
-            Ok(Ok(Ok(Answer::Counted(report)))) => format!("{:?}", report.outcome),
-            Ok(Ok(Err(failure))) => failure.kind,
-            Ok(Ok(Ok(other))) => bail!("not a count: {other:?}"),
-            Ok(Err(_)) => "node gone".to_owned(),
-            Err(_) => "node silent".to_owned(),
-        };
-        *told.failures.entry(failure).or_default() += 1;
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Ok(told)
-}
-
-/// A number that looks drawn, and is the same in every run.
-fn draw(a: usize, b: usize) -> usize {
-    let mut x = (a as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (b as u64).wrapping_add(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (x >> 33) as usize
 }

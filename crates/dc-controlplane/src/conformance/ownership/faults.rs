@@ -4,7 +4,8 @@ use std::{fmt::Debug, future::Future, time::Duration};
 
 use super::super::{
     Harness,
-    ground::{Ground, LONG, within},
+    faults::ends_as,
+    ground::{Ground, LONG},
 };
 use super::ground::*;
 use crate::{
@@ -12,19 +13,13 @@ use crate::{
     ownership::{Document, DocumentEvent, Keep, OwnershipStore, Swap},
 };
 
-/// What a call may take beyond the request timeout: scheduling on a busy machine.
-const SLACK: Duration = Duration::from_secs(2);
-
 async fn ends<T: Debug>(
     what: &str,
     timeout: Duration,
     may_succeed: bool,
     call: impl Future<Output = Result<T, Error>>,
 ) {
-    match within(&format!("O4: {what} to end within its timeout"), timeout + SLACK, call).await {
-        Ok(answer) => assert!(may_succeed, "O4: {what} succeeded with {answer:?} while the store was away"),
-        Err(err) => assert!(err.is_outage() && err.is_retryable(), "O4: {what}: not told as an outage: {err:?}"),
-    }
+    ends_as("O4", what, timeout, may_succeed, call).await;
 }
 
 /// Makes every call while the store is away; reads may be answered where `reads_go_on`.

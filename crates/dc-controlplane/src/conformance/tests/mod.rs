@@ -1,5 +1,6 @@
 //! The suite against planes that are broken on purpose: each defect must be found by the check that bears its number.
 
+mod bench;
 mod ownership;
 #[expect(unreachable_pub, reason = "in its own crate it is public")]
 mod shelf;
@@ -8,7 +9,7 @@ mod shelf_documents;
 mod shelf_harness;
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::catch_unwind,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,6 +21,9 @@ use async_trait::async_trait;
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, StoreId, Version};
 use futures::{StreamExt, future::ready};
 
+pub(crate) use bench::memory_hooks;
+
+use self::bench::finds;
 use super::{Harness, Skew};
 use crate::{
     Capabilities, ControlPlane, Error, Expected, Listing, StateChange, TokioClock, Watch, WatchEvent, Writer,
@@ -311,6 +315,8 @@ impl Harness for Bench {
     type Plane = Broken;
     type Store = MemoryStore;
 
+    memory_hooks!(Broken, |broken| broken.plane);
+
     async fn fresh(&self) -> MemoryStore {
         let store = MemoryStore::new(Arc::new(TokioClock));
         store.set_silent_expiry(self.0 == Defect::NeverTellsOfExpiry);
@@ -329,52 +335,8 @@ impl Harness for Bench {
         }
     }
 
-    async fn advance(&self, by: Duration) {
-        tokio::time::advance(by).await;
-    }
-
-    fn ttl(&self) -> Duration {
-        Duration::from_secs(30)
-    }
-
     fn request_timeout(&self) -> Duration {
         Duration::from_secs(5)
-    }
-
-    async fn requests(&self, store: &MemoryStore) -> u64 {
-        store.requests()
-    }
-
-    async fn write_raw(&self, store: &MemoryStore, key: &str, bytes: &[u8]) {
-        store.write_raw(key, bytes);
-    }
-
-    async fn stop_store(&self, store: &MemoryStore) {
-        store.stop();
-    }
-
-    async fn start_store(&self, store: &MemoryStore) {
-        store.start();
-    }
-
-    async fn freeze_store(&self, store: &MemoryStore) {
-        store.freeze();
-    }
-
-    async fn unfreeze_store(&self, store: &MemoryStore) {
-        store.unfreeze();
-    }
-
-    async fn open_cuttable(&self, store: &MemoryStore) -> Broken {
-        self.open(store).await
-    }
-
-    async fn cut(&self, _: &MemoryStore, plane: &Broken) {
-        plane.plane.cut_off();
-    }
-
-    async fn uncut(&self, _: &MemoryStore, plane: &Broken) {
-        plane.plane.reconnect();
     }
 
     async fn wipe_store(&self, store: &MemoryStore) {
@@ -384,22 +346,6 @@ impl Harness for Bench {
             store.wipe();
         }
     }
-}
-
-/// Checks that a check finds a defect, and passes where there is none.
-macro_rules! finds {
-    ($($name:ident: $check:ident finds $($defect:ident),+;)+) => {$(
-        #[test]
-        fn $name() {
-            super::run(async { super::$check(Bench::with(Defect::None)).await });
-            $(
-                let missed = catch_unwind(AssertUnwindSafe(|| {
-                    super::run(async { super::$check(Bench::with(Defect::$defect)).await });
-                }));
-                assert!(missed.is_err(), concat!(stringify!($check), " does not find ", stringify!($defect)));
-            )+
-        }
-    )+};
 }
 
 finds! {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,6 +11,7 @@ use bytes::Bytes;
 use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, StoreId, Version};
 use futures::{StreamExt, future::ready, stream};
 
+use super::bench::{finds, memory_hooks};
 use crate::{
     Capabilities, ControlPlane, Error, Expected, Listing, StateChange, TokioClock, Watch, Writer,
     conformance::Harness,
@@ -296,6 +296,8 @@ impl Harness for Bench {
     type Plane = Holed;
     type Store = MemoryStore;
 
+    memory_hooks!(Holed, |holed| holed.plane);
+
     async fn fresh(&self) -> MemoryStore {
         MemoryStore::new(Arc::new(TokioClock))
     }
@@ -304,73 +306,13 @@ impl Harness for Bench {
         Holed { plane: MemoryControlPlane::new(store), defect: self.0, read: Arc::default() }
     }
 
-    async fn advance(&self, by: Duration) {
-        tokio::time::advance(by).await;
-    }
-
-    fn ttl(&self) -> Duration {
-        Duration::from_secs(30)
-    }
-
     fn request_timeout(&self) -> Duration {
         Duration::from_secs(5)
-    }
-
-    async fn requests(&self, store: &MemoryStore) -> u64 {
-        store.requests()
-    }
-
-    async fn write_raw(&self, store: &MemoryStore, key: &str, bytes: &[u8]) {
-        store.write_raw(key, bytes);
-    }
-
-    async fn stop_store(&self, store: &MemoryStore) {
-        store.stop();
-    }
-
-    async fn start_store(&self, store: &MemoryStore) {
-        store.start();
-    }
-
-    async fn freeze_store(&self, store: &MemoryStore) {
-        store.freeze();
-    }
-
-    async fn unfreeze_store(&self, store: &MemoryStore) {
-        store.unfreeze();
     }
 
     async fn wipe_store(&self, store: &MemoryStore) {
         store.wipe();
     }
-
-    async fn open_cuttable(&self, store: &MemoryStore) -> Holed {
-        self.open(store).await
-    }
-
-    async fn cut(&self, _: &MemoryStore, plane: &Holed) {
-        plane.plane.cut_off();
-    }
-
-    async fn uncut(&self, _: &MemoryStore, plane: &Holed) {
-        plane.plane.reconnect();
-    }
-}
-
-/// Checks that a check finds a defect, and passes where there is none.
-macro_rules! finds {
-    ($($name:ident: $check:ident finds $($defect:ident),+;)+) => {$(
-        #[test]
-        fn $name() {
-            crate::conformance::run(async { crate::conformance::$check(Bench::with(Defect::None)).await });
-            $(
-                let missed = catch_unwind(AssertUnwindSafe(|| {
-                    crate::conformance::run(async { crate::conformance::$check(Bench::with(Defect::$defect)).await });
-                }));
-                assert!(missed.is_err(), concat!(stringify!($check), " does not find ", stringify!($defect)));
-            )+
-        }
-    )+};
 }
 
 finds! {

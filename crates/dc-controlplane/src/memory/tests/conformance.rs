@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::memory::{MemoryControlPlane, MemoryOptions, MemoryStore};
-use crate::{TokioClock, conformance::Harness};
+use crate::{
+    TokioClock,
+    conformance::{Harness, tests::memory_hooks},
+};
 
 struct Paused {
     options: MemoryOptions,
@@ -21,6 +24,8 @@ impl Harness for Paused {
     type Plane = MemoryControlPlane;
     type Store = MemoryStore;
 
+    memory_hooks!(MemoryControlPlane, |plane| plane);
+
     async fn fresh(&self) -> MemoryStore {
         MemoryStore::new(Arc::new(TokioClock))
     }
@@ -29,56 +34,12 @@ impl Harness for Paused {
         MemoryControlPlane::with(store, self.options.clone())
     }
 
-    async fn advance(&self, by: Duration) {
-        tokio::time::advance(by).await;
-    }
-
-    fn ttl(&self) -> Duration {
-        Duration::from_secs(30)
-    }
-
     fn patience(&self) -> Duration {
         Duration::from_secs(60)
     }
 
     fn request_timeout(&self) -> Duration {
         self.options.request_timeout
-    }
-
-    async fn requests(&self, store: &MemoryStore) -> u64 {
-        store.requests()
-    }
-
-    async fn write_raw(&self, store: &MemoryStore, key: &str, bytes: &[u8]) {
-        store.write_raw(key, bytes);
-    }
-
-    async fn stop_store(&self, store: &MemoryStore) {
-        store.stop();
-    }
-
-    async fn start_store(&self, store: &MemoryStore) {
-        store.start();
-    }
-
-    async fn freeze_store(&self, store: &MemoryStore) {
-        store.freeze();
-    }
-
-    async fn unfreeze_store(&self, store: &MemoryStore) {
-        store.unfreeze();
-    }
-
-    async fn open_cuttable(&self, store: &MemoryStore) -> MemoryControlPlane {
-        self.open(store).await
-    }
-
-    async fn cut(&self, _: &MemoryStore, plane: &MemoryControlPlane) {
-        plane.cut_off();
-    }
-
-    async fn uncut(&self, _: &MemoryStore, plane: &MemoryControlPlane) {
-        plane.reconnect();
     }
 
     async fn wipe_store(&self, store: &MemoryStore) {
