@@ -92,8 +92,20 @@ pub struct Change {
     pub thing: Thing,
     /// The epoch known before; `None` where it was unknown or unowned.
     pub from: Option<Epoch>,
-    /// The owner now; `None`: nobody has it any more, or its owner's session is gone.
-    pub to: Option<(Holder, Epoch)>,
+    /// Who has it now.
+    pub to: Standing,
+}
+
+/// Who has a thing, as this node knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// This owner, whose session lives as far as known, under this epoch.
+    Owned(Holder, Epoch),
+    /// Still an owner in this datacenter, whose session is over, or was not seen yet.
+    Ownerless(DataCenterId),
+    /// Nobody is named any more: the owner let it go, or else its session was over, in this datacenter, and the thing
+    /// ended with it.
+    Free(Option<DataCenterId>),
 }
 
 macro_rules! stats {

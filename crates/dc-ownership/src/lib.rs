@@ -35,6 +35,6 @@ pub use clock::BootClock;
 pub use drain::{DrainEnd, DrainHandle, DrainOptions, DrainScope, Progress};
 pub use driver::NoTransfer;
 pub use error::OwnershipError;
-pub use event::{Change, OwnershipEvent, Stats};
+pub use event::{Change, OwnershipEvent, Standing, Stats};
 pub use handle::{Me, Ownership, Parts, Transfer};
 pub use options::{OwnershipOptions, OwnershipOptionsBuilder};

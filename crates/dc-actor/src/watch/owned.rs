@@ -4,17 +4,16 @@
 //! watched here. What has lost its owner is looked at again and again until it has one: that costs a look into memory.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use dc_core::{DataCenterId, Epoch, NodeId};
 use dc_ownership::{
-    Change,
+    Change, Standing,
     names::NameEntry,
     order::{Holder, Thing},
-    policy::Loss,
 };
 use parking_lot::Mutex;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -47,8 +46,8 @@ pub(super) struct Things {
 struct State {
     /// Names and grains; the grains of one slot are neighbours.
     watched: BTreeMap<Thing, Signals>,
-    /// Those of them whose owner is lost, or not known yet; and in which datacenter it was, if they end with it.
-    ownerless: HashMap<Thing, Option<DataCenterId>>,
+    /// Those of them whose owner is lost, or not known yet.
+    ownerless: HashSet<Thing>,
     following: bool,
     closed: bool,
 }
@@ -77,10 +76,10 @@ impl Things {
     }
 
     /// Its owner is lost, or not known yet.
-    fn lost(&self, thing: &Thing, ends_with: Option<DataCenterId>) {
+    fn lost(&self, thing: &Thing) {
         let mut state = self.state.lock();
         if state.watched.contains_key(thing) {
-            state.ownerless.insert(thing.clone(), ends_with);
+            state.ownerless.insert(thing.clone());
         }
     }
 
@@ -211,26 +210,28 @@ async fn follow(system: WeakSystem, mut changes: Receiver<Change>) {
         let Some(global) = node.try_global() else { return };
         let owned = &node.watches().owned;
         match changed {
-            Some(Ok(change)) => owned.about(&change.thing).iter().for_each(|thing| has_changed(&node, global, thing)),
+            Some(Ok(change)) => for_change(&node, global, &change),
             Some(Err(RecvError::Lagged(_))) => owned.all().iter().for_each(|thing| look_again(&node, global, thing)),
             Some(Err(RecvError::Closed)) => return,
             None => {
-                let ownerless: Vec<Thing> = owned.state.lock().ownerless.keys().cloned().collect();
+                let ownerless: Vec<Thing> = owned.state.lock().ownerless.iter().cloned().collect();
                 ownerless.iter().for_each(|thing| look(&node, global, thing));
             }
         }
     }
 }
 
-/// Its owner has changed: what is known now shows it, and a name that is not known any more is free.
-fn has_changed(node: &Node, global: &Global, thing: &Thing) {
-    match thing {
-        Thing::Name(name) if global.ownership.known(name).is_none() => {
-            let owned = &node.watches().owned;
-            let lost = owned.state.lock().ownerless.get(thing).cloned().flatten();
-            owned.end(thing, &lost.map_or(EndReason::LetGo, |dc| lost_with(node, &dc)));
+/// An owner has changed. What is known by now may be of a later change, which is told as well: so that a thing is free,
+/// and why, is taken from the change.
+fn for_change(node: &Node, global: &Global, change: &Change) {
+    let owned = &node.watches().owned;
+    for thing in owned.about(&change.thing) {
+        match (&thing, &change.to) {
+            (Thing::Name(name), Standing::Free(with)) if global.ownership.known(name).is_none() => {
+                owned.end(&thing, &with.as_ref().map_or(EndReason::LetGo, |dc| lost_with(node, dc)));
+            }
+            _ => look(node, global, &thing),
         }
-        Thing::Name(_) | Thing::Grain(..) | Thing::Slot(..) => look(node, global, thing),
     }
 }
 
@@ -259,7 +260,7 @@ fn look(node: &Node, global: &Global, thing: &Thing) {
     match thing {
         Thing::Slot(..) | Thing::Grain(..) => match owner(global, thing) {
             Some((holder, epoch)) => moved(node, thing, &holder.data_center, holder.node, epoch.0),
-            None => node.watches().owned.lost(thing, None),
+            None => node.watches().owned.lost(thing),
         },
         Thing::Name(name) => {
             if let Some(entry) = global.ownership.known(name) {
@@ -273,11 +274,8 @@ fn look(node: &Node, global: &Global, thing: &Thing) {
 fn told(node: &Node, thing: &Thing, entry: &NameEntry) {
     match &entry.holder {
         Some(holder) => moved(node, thing, &holder.data_center, holder.node, entry.epoch.0),
-        None => {
-            // Not the end of one that is to end with its owner: that is when the name is cleared away.
-            let ends = entry.spec.policy.survives == Loss::Nothing;
-            node.watches().owned.lost(thing, ends.then(|| entry.data_center.clone()));
-        }
+        // Not the end of one that is to end with its owner: that is when the name is cleared away.
+        None => node.watches().owned.lost(thing),
     }
 }
 

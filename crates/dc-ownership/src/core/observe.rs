@@ -7,7 +7,7 @@ use dc_core::Version;
 use super::{Core, Effect, timers::Timer};
 use crate::{
     documents::{SessionDocument, Unit},
-    event::Change,
+    event::{Change, Standing},
     ids::SessionId,
     options::MAX_TTL,
     session::Holder,
@@ -64,6 +64,11 @@ impl Seen {
             data_center: document.dc.id().clone(),
             endpoint: document.endpoint.clone(),
         })
+    }
+
+    /// Whether a tombstone of it was seen, or it is known to be over otherwise.
+    pub(super) fn is_over(&self) -> bool {
+        self.grave.is_some() || self.buried.is_some()
     }
 
     /// How long it may be silent, and its lease run on.
@@ -216,7 +221,8 @@ impl Core {
         for unit in units {
             for (thing, owner) in self.entries_of(&unit) {
                 if owner.session == id {
-                    self.out.effects.push(Effect::Changed(Change { thing, from: Some(owner.epoch), to: None }));
+                    let to = Standing::Ownerless(owner.data_center.clone());
+                    self.out.effects.push(Effect::Changed(Change { thing, from: Some(owner.epoch), to }));
                 }
             }
         }

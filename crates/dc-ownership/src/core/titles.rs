@@ -7,12 +7,13 @@ use dc_core::{DataCenterSelector, Epoch};
 
 use super::{
     Core, Effect, OpDone, OrderOut, Plant,
+    observe::Seen,
     things::{Hold, Move, Stage, unit_of},
     timers::Timer,
 };
 use crate::{
     error::OwnershipError,
-    event::{Change, OwnershipEvent},
+    event::{Change, OwnershipEvent, Standing},
     order::Thing,
     policy::Strictness,
     session::Holder,
@@ -44,10 +45,17 @@ impl Core {
             return;
         }
         let own = self.own.open().map(|open| open.id);
-        let to = after.and_then(|owner| {
-            let holder = self.holder(owner.session).or_else(|| (own == Some(owner.session)).then(|| self.me(owner)))?;
-            Some((holder, owner.epoch))
-        });
+        let to = match after {
+            Some(owner) => {
+                let me = || (own == Some(owner.session)).then(|| self.me(owner));
+                let holder = self.holder(owner.session).or_else(me);
+                holder.map_or(Standing::Ownerless(owner.data_center.clone()), |of| Standing::Owned(of, owner.epoch))
+            }
+            None => {
+                let over = before.filter(|owner| self.sessions.get(&owner.session).is_some_and(Seen::is_over));
+                Standing::Free(over.map(|owner| owner.data_center.clone()))
+            }
+        };
         self.out.effects.push(Effect::Changed(Change { thing: thing.clone(), from, to }));
     }
 

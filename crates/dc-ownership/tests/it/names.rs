@@ -3,9 +3,9 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use dc_core::{DataCenterSelector, Epoch, Selector};
+use dc_core::{DataCenterId, DataCenterSelector, Epoch, Selector};
 use dc_ownership::{
-    DrainEnd, DrainOptions, OwnershipError, OwnershipEvent,
+    Change, DrainEnd, DrainOptions, OwnershipError, OwnershipEvent, Standing,
     policy::{Failback, Loss, OnLoss, Policy, Strictness},
 };
 
@@ -296,4 +296,39 @@ async fn g5_a_hand_over_ends_with_the_session() {
 #[tokio::test(start_paused = true)]
 async fn g5_a_hand_over_of_what_is_strict_ends_with_the_lease() {
     a_hand_over_is_cut_through(true).await;
+}
+
+/// What is told of a name until it is free: whether it was told to be without an owner first, and with whose end it is.
+async fn until_free(changes: &mut tokio::sync::broadcast::Receiver<Change>, of: &str) -> (bool, Option<DataCenterId>) {
+    let mut ownerless = false;
+    let told = async {
+        loop {
+            let change = changes.recv().await.expect("none is missed");
+            match change.to {
+                _ if change.thing != name(of) => {}
+                Standing::Owned(..) => ownerless = false,
+                Standing::Ownerless(dc) => ownerless = dc.to_string() == "us/us-1",
+                Standing::Free(with) => return (ownerless, with),
+            }
+        }
+    };
+    tokio::time::timeout(3 * TTL, told).await.expect("it is told")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_a_name_that_ends_with_its_owner_is_told_apart_from_one_that_was_let_go() {
+    let world = World::new();
+    let (a, b) = (world.node("us-1", &[]), world.node("eu-1", &[]));
+    a.own.until_ready().await;
+    b.own.until_ready().await;
+    let ends = Policy { survives: Loss::Nothing, ..Policy::default() };
+    let (mut of_let_go, mut of_ends) = (b.own.changes(), b.own.changes());
+    let let_go = a.own.claim(spec("let-go", &ends)).await.expect("free");
+    a.own.claim(spec("ends", &ends)).await.expect("free");
+    a.own.release("let-go", let_go.epoch()).await.expect("ours");
+    assert_eq!(until_free(&mut of_let_go, "let-go").await, (false, None));
+    world.kill(a);
+    // Told by the change itself: by the time that anybody reads it, the name may not be known any more.
+    let us: DataCenterId = "us/us-1".parse().expect("valid");
+    assert_eq!(until_free(&mut of_ends, "ends").await, (true, Some(us)));
 }
