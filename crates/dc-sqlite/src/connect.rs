@@ -14,6 +14,7 @@ use dc_controlplane::{Error, Outcome};
 use dc_core::{Clock, SystemClock};
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, config::DbConfig};
+use tokio::sync::Semaphore;
 
 use crate::{BACKEND, SqliteConfig, error::Failure, schema};
 
@@ -24,6 +25,9 @@ pub(crate) enum Access {
     Read,
     /// Changes it; on disk before it is acknowledged.
     Write,
+    /// As `Write`, of what may come by the thousand and has time: one after the other, so that no lease of this client
+    /// waits for more than one of them.
+    Bulk,
     /// Renews a lease. A power loss may take it back: it ends the lease anyway, with the boot.
     Renew,
 }
@@ -34,6 +38,8 @@ pub(crate) struct File {
     config: SqliteConfig,
     reader: Mutex<Option<Session>>,
     writer: Mutex<Option<Session>>,
+    /// Whose turn it is among [`Access::Bulk`]: first come, first served.
+    bulk: Arc<Semaphore>,
     transactions: AtomicU64,
 }
 
@@ -47,7 +53,8 @@ struct Session {
 
 impl File {
     pub(crate) fn new(config: SqliteConfig) -> Self {
-        Self { config, reader: Mutex::default(), writer: Mutex::default(), transactions: AtomicU64::new(0) }
+        let (reader, writer) = (Mutex::default(), Mutex::default());
+        Self { config, reader, writer, bulk: Arc::new(Semaphore::new(1)), transactions: AtomicU64::new(0) }
     }
 
     pub(crate) fn config(&self) -> &SqliteConfig {
@@ -71,13 +78,25 @@ impl File {
     ) -> Result<T, Error> {
         let after = self.config.request_timeout();
         let lost = if access == Access::Read { Outcome::Unchanged } else { Outcome::Unknown };
+        let deadline = SystemClock.now() + after.mul_f64(0.9);
+        let turn = match access {
+            Access::Bulk => {
+                let busy = || Failure::Busy.into_error(operation, after, self.config.path(), Outcome::Unchanged);
+                let turn = tokio::time::timeout(left(deadline), self.bulk.clone().acquire_owned()).await;
+                // Never closed: what is refused here has waited too long.
+                Some(turn.ok().and_then(Result::ok).ok_or_else(busy)?)
+            }
+            Access::Read | Access::Write | Access::Renew => None,
+        };
         let file = self.clone();
         let working = tokio::task::spawn_blocking(move || {
-            let deadline = SystemClock.now() + after.mul_f64(0.9);
+            // Until the transaction has ended, also where the caller does not wait for it any more.
+            let _turn = turn;
             file.transact(access, deadline, act)
                 .map_err(|(failure, outcome)| failure.into_error(operation, after, file.config.path(), outcome))
         });
-        match tokio::time::timeout(after, working).await {
+        // What is left of it, after the turn.
+        match tokio::time::timeout(left(deadline) + after.mul_f64(0.1), working).await {
             Ok(Ok(answer)) => answer,
             // The thread panicked, or the runtime is shutting down.
             Ok(Err(source)) => {
@@ -161,7 +180,7 @@ impl Session {
         count.fetch_add(1, Ordering::SeqCst);
         let behavior = match access {
             Access::Read => TransactionBehavior::Deferred,
-            Access::Write | Access::Renew => TransactionBehavior::Immediate,
+            Access::Write | Access::Bulk | Access::Renew => TransactionBehavior::Immediate,
         };
         Ok(self.connection.transaction_with_behavior(behavior)?)
     }

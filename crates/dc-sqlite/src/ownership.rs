@@ -64,12 +64,17 @@ impl OwnershipStore for SqliteOwnership {
         check_body(&body)?;
         let key = key.clone();
         let write = move |store: &mut crate::store::Store<'_>| store.compare_and_set(&key, expected, &body, keep);
-        self.plane.write("compare_and_set", Access::Write, write).await
+        let access = match keep {
+            Keep::Forever => Access::Bulk,
+            // A session: it ends unless it is renewed in time.
+            Keep::For(_) => Access::Write,
+        };
+        self.plane.write("compare_and_set", access, write).await
     }
 
     async fn remove(&self, key: &DocumentKey, version: Version) -> Result<Swap, Error> {
         let key = key.clone();
-        self.plane.write("remove", Access::Write, move |store| store.remove_document(&key, version)).await
+        self.plane.write("remove", Access::Bulk, move |store| store.remove_document(&key, version)).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Documents, Error> {
@@ -148,7 +153,7 @@ impl Follower {
             self.seen = changes.up_to;
             if changes.overdue && !changes.more {
                 // By a write, so that the removals have versions; another watcher may have been first.
-                let cleaned = self.documents.plane.write("watch", Access::Write, |store| store.clean_up()).await;
+                let cleaned = self.documents.plane.write("watch", Access::Bulk, |store| store.clean_up()).await;
                 match cleaned {
                     Ok(()) => continue,
                     Err(err) => debug!(error = %err, "documents are overdue, and cannot be cleaned up yet"),

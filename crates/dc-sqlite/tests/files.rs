@@ -5,17 +5,21 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use dc_controlplane::{ControlPlane, Error, Expected};
+use dc_controlplane::{
+    ControlPlane, Error, Expected,
+    ownership::{DocumentKey, Keep, Swap},
+};
 use dc_core::{
     DataCenter, DataCenterRecord, DataCenterState, Endpoint, Epoch, Intent, IntentKind, NodeEndpoint, NodeId, Owner,
     StoreId, Version,
 };
 use dc_sqlite::{MachineClock, MachineTime, SqliteConfig, SqliteConfigBuilder, SqliteControlPlane};
+use tokio::task::JoinSet;
 
 fn record(name: &str) -> DataCenterRecord {
     let endpoint: Endpoint = "127.0.0.1:7946".parse().unwrap();
@@ -285,4 +289,37 @@ async fn p7_a_heartbeat_is_one_commit_in_the_file_and_a_refused_one_is_none() {
         plane.list_all().await.expect("list");
     }
     assert_eq!(commits(&wal), before, "P2: what is refused writes nothing, nor does a list");
+}
+
+#[tokio::test]
+async fn p11_a_lease_does_not_wait_behind_the_many_writes_that_have_time() {
+    const MANY: usize = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let plane = connect(config(&dir.path().join("multidc.db")).request_timeout(Duration::from_secs(60))).await.unwrap();
+    let documents = plane.ownership().expect("it has them");
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut claims: JoinSet<()> = (0..MANY)
+        .map(|n| {
+            let (documents, done) = (documents.clone(), done.clone());
+            async move {
+                let key = DocumentKey::escaped("g", &n.to_string()).unwrap();
+                let claim = documents.compare_and_set(&key, Expected::Absent, vec![0; 300].into(), Keep::Forever);
+                assert!(matches!(claim.await, Ok(Swap::Done(_))));
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+        .collect();
+    // All of them are under way then: tasks are begun in order.
+    claims.join_next().await.expect("there are some").expect("it is accepted");
+    let key = DocumentKey::escaped("s", "session").unwrap();
+    let keep = Keep::For(Duration::from_secs(30));
+    let session = documents.compare_and_set(&key, Expected::Absent, vec![0; 300].into(), keep).await;
+    assert!(matches!(session, Ok(Swap::Done(_))), "{session:?}");
+    plane.register(&record("us-1"), Expected::Absent).await.expect("it is the first");
+    let before = done.load(Ordering::SeqCst);
+    assert!(before < MANY / 2, "a session and a record waited for {before} claims of {MANY}");
+    while let Some(claim) = claims.join_next().await {
+        claim.expect("it is accepted");
+    }
+    assert_eq!(done.load(Ordering::SeqCst), MANY);
 }
