@@ -60,13 +60,15 @@ impl Receiver for Messages {
         if let Err(error) = node.authorise(&from.dc, wish) {
             return refuse(&node, incoming, error);
         }
-        if let Err(error) = global::check_sender(&node, &incoming.message.from) {
-            return refuse(&node, incoming, error);
-        }
+        let turn = match global::check_sender(&node, &incoming.message.from) {
+            Ok(turn) => turn,
+            Err(error) => return refuse(&node, incoming, error),
+        };
         let back = match node.actors().get(incoming.message.to) {
             Some(cell) if cell.core().kind == incoming.message.kind.as_str() => cell.deliver(incoming),
             _ => Err(incoming),
         };
+        drop(turn);
         match back {
             Ok(()) => {}
             // It is being handed over, or was.

@@ -21,9 +21,14 @@ impl Ownership {
         self.shared.table.grain_owner(group, slot, identity)
     }
 
-    /// The epoch of that. Lock-free.
+    /// The epoch under which one identity is known to be owned; its owner's session may be over. Lock-free.
     pub fn grain_epoch(&self, group: GroupId, slot: Slot, identity: &str) -> Option<Epoch> {
         self.shared.table.grain_epoch(group, slot, identity)
+    }
+
+    /// The epoch under which a slot is known to be owned; its owner's session may be over. Lock-free.
+    pub fn slot_epoch(&self, group: GroupId, slot: Slot) -> Option<Epoch> {
+        self.shared.table.slot_epoch(group, slot)
     }
 
     /// The title by which one identity of a slot may be active here, if there is one and it holds, and whether that is

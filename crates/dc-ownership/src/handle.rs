@@ -134,11 +134,9 @@ impl Shared {
         // Held while the table is looked at: an owner who arrives in between finds what was put, and sorts it out.
         let mut parcels = self.parcels.lock();
         let known = match &thing {
-            Thing::Slot(group, slot) => self.table.slot_entry(*group, *slot).map(|owner| owner.epoch),
-            Thing::Grain(group, slot, identity) => {
-                self.table.grain_entry(*group, *slot, identity).map(|(owner, _)| owner.epoch)
-            }
-            Thing::Name(name) => self.table.name(name).map(|entry| entry.epoch),
+            Thing::Slot(group, slot) => self.table.slot_epoch(*group, *slot),
+            Thing::Grain(group, slot, identity) => self.table.grain_epoch(*group, *slot, identity),
+            Thing::Name(name) => self.table.name_epoch(name),
         };
         if let Some(known) = known.filter(|known| *known >= epoch) {
             return Err(format!("it is owned under epoch {known} already, and this is for {epoch}"));

@@ -123,13 +123,14 @@ impl Table {
         })
     }
 
-    /// The epoch under which such an identity is owned, if its owner's session lives as far as known. Lock-free.
+    /// The epoch under which such an identity is owned, whether its owner's session lives or not. Lock-free.
     pub fn grain_epoch(&self, group: GroupId, slot: Slot, identity: &str) -> Option<Epoch> {
-        let sessions = self.sessions.load();
-        self.with_grain(group, slot, identity, |row, _| {
-            let owner = row.owner.as_ref()?;
-            sessions.contains_key(&owner.session).then_some(owner.epoch)
-        })
+        self.with_grain(group, slot, identity, |row, _| row.owner.as_ref().map(|owner| owner.epoch))
+    }
+
+    /// The epoch of a slot's entry, whether its session lives or not. Lock-free.
+    pub fn slot_epoch(&self, group: GroupId, slot: Slot) -> Option<Epoch> {
+        self.with_slot(group, slot, |row| row.owner.as_ref().map(|owner| owner.epoch))
     }
 
     /// The entry by which such an identity is owned, and whether that is its own. Lock-free.
@@ -155,11 +156,6 @@ impl Table {
             let owner = row.owner.as_ref()?;
             Some((sessions.get(&owner.session)?.clone(), owner.epoch))
         })
-    }
-
-    /// The entry of a slot, whether its session lives or not. Lock-free.
-    pub fn slot_entry(&self, group: GroupId, slot: Slot) -> Option<Owner> {
-        self.with_slot(group, slot, |row| row.owner.clone())
     }
 
     /// The title of a slot, if it holds. Lock-free.

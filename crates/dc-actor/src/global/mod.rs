@@ -7,6 +7,7 @@
 //! [`orders`] (what the driver asks), [`moves`] (handing over), [`landing`] (taking over in good order), [`placing`].
 
 mod floor;
+mod heard;
 mod intent;
 mod landing;
 mod moves;
@@ -31,6 +32,7 @@ use parking_lot::Mutex;
 pub use self::placing::{PlaceIn, PlaceInFuture};
 pub(crate) use self::{
     floor::{asked_for_floor, tell_events},
+    heard::Turn,
     intent::follow_intent,
     landing::{asked_to_take, landed, may_move},
     moves::{Carrier, arrived_late},
@@ -61,6 +63,8 @@ pub(crate) struct Global {
     landings: landing::Landings,
     /// Spawns of names that are under way.
     spawns: spawns::Spawns,
+    /// Whose messages were taken in under epochs that are news here.
+    heard: heard::Heard,
     /// Where names were found.
     found: Mutex<HashMap<String, (Location, u64, String)>>,
 }
@@ -82,7 +86,13 @@ impl From<Location> for Located {
 const MAX_FOUND: usize = 65_536;
 
 impl Global {
-    pub(crate) fn new(ownership: Ownership, clock: SharedClock, groups: HashMap<&'static str, GroupId>) -> Self {
+    /// `ttl`: of sessions.
+    pub(crate) fn new(
+        ownership: Ownership,
+        clock: SharedClock,
+        groups: HashMap<&'static str, GroupId>,
+        ttl: Duration,
+    ) -> Self {
         Self {
             ownership,
             clock,
@@ -90,6 +100,8 @@ impl Global {
             standing: Standing::default(),
             landings: landing::Landings::default(),
             spawns: spawns::Spawns::default(),
+            // A title ends a TTL after its renewal; what was sent under it is not on its way for longer.
+            heard: heard::Heard::new(ttl * 3),
             found: Mutex::default(),
         }
     }
@@ -109,7 +121,7 @@ impl Global {
     /// The highest epoch of `thing` that this node knows of.
     fn epoch(&self, thing: &Thing) -> Option<u64> {
         match thing {
-            Thing::Slot(group, slot) => self.ownership.slot_owner(*group, *slot).map(|(_, epoch)| epoch.0),
+            Thing::Slot(group, slot) => self.ownership.slot_epoch(*group, *slot).map(|epoch| epoch.0),
             Thing::Grain(group, slot, identity) => {
                 self.ownership.grain_epoch(*group, *slot, identity).map(|epoch| epoch.0)
             }
@@ -279,22 +291,27 @@ pub(crate) fn label(thing: &Thing) -> String {
     }
 }
 
-/// Refuses what a global actor sent under an ownership that is over, as far as this node knows.
-pub(crate) fn check_sender(node: &Node, from: &Bytes) -> Result<(), Error> {
+/// Refuses what a global actor sent under an ownership that is over, as far as this node knows. What it gives is held
+/// until the message is delivered.
+pub(crate) fn check_sender<'a>(node: &'a Node, from: &Bytes) -> Result<Option<Turn<'a>>, Error> {
     if from.is_empty() || from.as_ref() == crate::grain::PASSED_ON {
-        return Ok(());
+        return Ok(None);
     }
     // What cannot be read is of a newer version, and marks something else.
-    let Ok(sender) = crate::wire::read::<crate::wire::SenderBody>("a sender", from.clone()) else { return Ok(()) };
-    let Some(thing) = sender.thing.as_ref().and_then(ThingBody::thing) else { return Ok(()) };
-    if !node.knows_newer(&thing, sender.epoch) {
-        return Ok(());
-    }
+    let Ok(sender) = crate::wire::read::<crate::wire::SenderBody>("a sender", from.clone()) else { return Ok(None) };
+    let Some(thing) = sender.thing.as_ref().and_then(ThingBody::thing) else { return Ok(None) };
+    let Some(global) = node.try_global() else { return Ok(None) };
+    let now = global.clock.now();
+    let higher = match global.heard.check(&thing, sender.epoch, |thing| global.epoch(thing), now) {
+        Ok(turn) => return Ok(Some(turn)),
+        Err(higher) => higher,
+    };
     #[cfg(feature = "simulation")]
     if node.plants(crate::system::Plant::AnySender) {
-        return Ok(());
+        return Ok(None);
     }
     crate::measure::ownership("sender_over");
+    tracing::debug!(sender = label(&thing), epoch = sender.epoch, higher, "sent under an epoch that is over");
     let newer = node.newer_owner(&thing, sender.epoch);
     Err(Error::NotOwner { actor: format!("the sender, {}", label(&thing)), epoch: sender.epoch, newer, not_run: true })
 }

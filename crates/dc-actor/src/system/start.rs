@@ -117,6 +117,7 @@ async fn listen(
 fn take_part(node: &Arc<Node>, owned: OwnedParts) {
     let table = node.table().clone();
     let own = node.data_center().id().clone();
+    let ttl = owned.options.ttl();
     let policies: Vec<_> = node.kinds().global_grains().map(|(kind, policy)| (kind, policy.clone())).collect();
     let (ownership, orders) = Ownership::start(OwnershipParts {
         store: owned.store,
@@ -133,7 +134,7 @@ fn take_part(node: &Arc<Node>, owned: OwnedParts) {
         seed: rand::random(),
     });
     let groups = policies.into_iter().map(|(kind, policy)| (kind, policy.group())).collect();
-    node.set_global(Arc::new(Global::new(ownership.clone(), owned.clock, groups)));
+    node.set_global(Arc::new(Global::new(ownership.clone(), owned.clock, groups, ttl)));
     node.keep(global::follow(node.weak(), orders));
     node.keep(global::tell_events(node.weak(), ownership.events()));
     node.keep(global::follow_intent(node.weak()));
