@@ -312,7 +312,9 @@ impl World {
         self.shared.check.set_drained(&dc.into(), None);
         self.story(|| format!("{dc}: {want}"));
         self.intents.insert(dc.into(), want);
-        self.followed.remove(&Arc::from(dc));
+        if self.followed.remove(&Arc::from(dc)) == Some(true) {
+            self.behind.insert(dc.into());
+        }
         for drain in self.drains.iter_mut().filter(|drain| *drain.dc == *dc) {
             drain.undone = true;
         }
@@ -354,6 +356,12 @@ impl World {
             self.story(|| format!("{dc} has drained"));
             self.shared.check.set_drained(&dc, Some(self.now));
         }
+        if !self.behind.is_empty()
+            && let Some(stored) = self.stored()
+        {
+            let active = stored.records.iter().filter(|record| record.state == DataCenterState::Active);
+            active.for_each(|record| _ = self.behind.remove(record.id().as_str()));
+        }
         let drains = |(dc, want): (&Arc<str>, &IntentKind)| (*want == IntentKind::Drain).then(|| dc.clone());
         let Some(dc) = self.intents.iter().find_map(drains) else { return };
         let Some(stored) = self.stored() else { return };
@@ -369,7 +377,7 @@ impl World {
         if *followed && record.state == DataCenterState::Active {
             self.shared.check.wrong(format!("P8: the record of {dc}, which is drained, is active again"));
         }
-        *followed |= record.state == DataCenterState::Draining;
+        *followed |= record.state == DataCenterState::Draining && !self.behind.contains(&dc);
     }
 
     fn heal(&mut self) -> std::io::Result<()> {

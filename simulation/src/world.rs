@@ -1,7 +1,7 @@
 //! A whole world: datacenters, the store, the log, clients, and time that passes when everybody is done.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::AtomicU32},
     time::{Duration, Instant},
 };
@@ -161,6 +161,9 @@ pub(crate) struct World {
     pub(crate) unwritten: Arc<AtomicU32>,
     /// The record of that datacenter has followed a drain.
     pub(crate) followed: BTreeMap<Arc<str>, bool>,
+    /// Datacenters that were to serve again and whose record is not seen to be ACTIVE since: its owner may be about to
+    /// make it so, also after the next drain is stored.
+    pub(crate) behind: BTreeSet<Arc<str>>,
 }
 
 /// The datacenter of a place.
@@ -228,6 +231,7 @@ impl World {
             intents: BTreeMap::new(),
             unwritten: Arc::default(),
             followed: BTreeMap::new(),
+            behind: BTreeSet::new(),
         })
     }
 

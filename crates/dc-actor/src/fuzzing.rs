@@ -20,8 +20,8 @@ use crate::{
     reference::{Location, Ref},
     wire::{
         End, EndedBody, Ends, FindBody, GoneBody, GrainBody, How, LookupBody, OfferBody, Place, PlaceInBody,
-        SenderBody, SpawnBody, StateBody, ThingBody, WatchBody, WatchedKind, read, read_answer, sender_mark, write,
-        write_answer,
+        SenderBody, SpawnBody, StateBody, ThingBody, WatchBody, WatchedKind, pass_on_mark, read, read_answer,
+        sender_mark, write, write_answer,
     },
 };
 
@@ -139,6 +139,7 @@ pub fn samples() -> Vec<(&'static str, Bytes)> {
         ("find", write(&FindBody { name: "ledger-7".into(), request: request.clone(), epoch: 12, forwarded: true })),
         ("offer", write(&OfferBody { thing: Some(slot), epoch: 13, part: 1, last: true, states: vec![state] })),
         ("sender", sender_mark(&name, 12)),
+        ("sender-passed-on", pass_on_mark(&sender_mark(&name, 12))),
         ("sender-grain", sender_mark(&Thing::grain(GroupId(9), "cart/user-42"), 12)),
         ("placing", write(&placing)),
         ("place-global", write(&Place { epoch: 12, same_request: true, ..Place::at("ledger", &sample_location()) })),

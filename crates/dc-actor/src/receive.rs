@@ -60,16 +60,7 @@ impl Receiver for Messages {
         if let Err(error) = node.authorise(&from.dc, wish) {
             return refuse(&node, incoming, error);
         }
-        let turn = match global::check_sender(&node, &incoming.message.from) {
-            Ok(turn) => turn,
-            Err(error) => return refuse(&node, incoming, error),
-        };
-        let back = match node.actors().get(incoming.message.to) {
-            Some(cell) if cell.core().kind == incoming.message.kind.as_str() => cell.deliver(incoming),
-            _ => Err(incoming),
-        };
-        drop(turn);
-        match back {
+        match global::deliver(&node, incoming, false) {
             Ok(()) => {}
             // It is being handed over, or was.
             Err(incoming) if incoming.message.epoch != 0 => global::arrived_late(&node, incoming),
@@ -89,7 +80,7 @@ impl Receiver for Messages {
 }
 
 /// Refuses a message, unread: to its asker, or as a dead letter.
-fn refuse(node: &Arc<Node>, incoming: Incoming, error: Error) {
+pub(crate) fn refuse(node: &Arc<Node>, incoming: Incoming, error: Error) {
     let message = &incoming.message;
     let target = format!("{} #{} on {}", message.kind, message.to, node.label());
     match incoming.reply {

@@ -91,11 +91,31 @@ pub(crate) struct SenderBody {
     pub(crate) thing: Option<ThingBody>,
     #[prost(uint64, tag = "2")]
     pub(crate) epoch: u64,
+    /// Another node passes it on.
+    #[prost(bool, tag = "3")]
+    pub(crate) passed_on: bool,
 }
 
 /// A [`SenderBody`], written.
 pub(crate) fn sender_mark(thing: &Thing, epoch: u64) -> Bytes {
-    write(&SenderBody { thing: Some(ThingBody::of(thing)), epoch })
+    write(&SenderBody { thing: Some(ThingBody::of(thing)), epoch, passed_on: false })
+}
+
+/// Marks a message as passed on, where its sender is no global actor: it is not passed on again.
+pub(crate) const PASSED_ON: &[u8] = b"passed-on";
+
+/// The mark of a message that is passed on, made of the one that it bore.
+pub(crate) fn pass_on_mark(from: &Bytes) -> Bytes {
+    match read::<SenderBody>("a sender", from.clone()) {
+        Ok(sender) if sender.thing.is_some() => write(&SenderBody { passed_on: true, ..sender }),
+        _ => Bytes::from_static(PASSED_ON),
+    }
+}
+
+/// Whether such a mark says that it was passed on.
+pub(crate) fn is_passed_on(from: &Bytes) -> bool {
+    let marked = || read::<SenderBody>("a sender", from.clone()).is_ok_and(|sender| sender.passed_on);
+    !from.is_empty() && (from.as_ref() == PASSED_ON || marked())
 }
 
 /// The body of [`FIND`].

@@ -251,7 +251,8 @@ impl Driver {
             return;
         }
         if let Some(entry) = self.table.snapshot().get(self.data_center.id()) {
-            self.registrar.on_intent(entry.wanted());
+            let version = entry.intent_version();
+            self.registrar.on_intent_shown(version.map(|version| (entry.wanted(), version)));
             self.registrar.on_table(entry.record());
         }
     }
@@ -284,25 +285,20 @@ impl Driver {
         }
     }
 
-    /// The own record. The first time, and where there is none, in one list together with the intent, so that a
-    /// drained DC never starts as ACTIVE (P8), and with the version as of which there is none.
+    /// The own record, in one list together with the intent, and with the version as of which there is none: whoever
+    /// becomes the owner knows what the operator wants by then, and a drained DC never goes back to ACTIVE (P8).
     async fn read(&mut self) -> Result<Read, Error> {
         let id = self.data_center.id().clone();
-        if self.intent_known
-            && let Some(record) = self.bounded("get", self.plane.get(&id)).await?
-        {
-            return Ok(Read::Record(Box::new(record)));
-        }
         let listing = self.bounded("list_all", self.plane.list_all()).await?;
         let intent = listing.intents.iter().find(|held| held.id == id).map(|held| held.intent.want);
         let unreadable = |key: &str| key.contains(codec::INTENTS.trim_end_matches('/')) && key.ends_with(id.as_str());
         if listing.skipped.iter().any(|corrupt| unreadable(&corrupt.key)) {
             // Somebody said something that cannot be read: take no placements, cut nothing off (P8).
             if !self.intent_known {
-                self.registrar.on_intent(IntentKind::Drain);
+                self.registrar.on_intent(IntentKind::Drain, listing.as_of);
             }
         } else {
-            self.registrar.on_intent(intent.unwrap_or_default());
+            self.registrar.on_intent(intent.unwrap_or_default(), listing.as_of);
         }
         self.intent_known = true;
         let record = listing.records.into_iter().find(|record| *record.id() == id);

@@ -105,6 +105,8 @@ pub struct Registrar {
     /// The state that the record was last seen in.
     last_state: Option<DataCenterState>,
     intent: IntentKind,
+    /// As of which version of the store that was what it said.
+    intent_as_of: Option<Version>,
     owns_global: bool,
     next_heartbeat: Instant,
     next_read: Instant,
@@ -135,6 +137,7 @@ impl Registrar {
             highest_epoch: Epoch(0),
             last_state: None,
             intent: IntentKind::Serve,
+            intent_as_of: None,
             owns_global: false,
             next_heartbeat: now,
             next_read: now,
@@ -170,9 +173,21 @@ impl Registrar {
         self.retry_soon(now);
     }
 
-    /// The operator's intent, as the routing table shows it.
-    pub fn on_intent(&mut self, intent: IntentKind) {
+    /// The operator's intent, as this node listed it: what stood in the store as of that version.
+    pub fn on_intent(&mut self, intent: IntentKind, as_of: Version) {
         self.intent = intent;
+        self.intent_as_of = Some(as_of);
+    }
+
+    /// The operator's intent, as the routing table shows it. A table may be behind what was listed, and show an older
+    /// intent, or none yet: that undoes nothing (P8).
+    pub fn on_intent_shown(&mut self, shown: Option<(IntentKind, Version)>) {
+        match (shown, self.intent_as_of) {
+            (Some((intent, version)), None) => self.on_intent(intent, version),
+            (Some((intent, version)), Some(as_of)) if version > as_of => self.on_intent(intent, version),
+            (None, None) => self.intent = IntentKind::Serve,
+            (Some(_) | None, Some(_)) => {}
+        }
     }
 
     /// The own record, as the routing table shows it: what a node that never read it knows of its state (D2).

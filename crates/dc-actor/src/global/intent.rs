@@ -19,13 +19,9 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
     tell_registrar(&node, true, &mut told).await;
     drop(node);
     let mut drain: Option<DrainHandle> = None;
+    // Nor is anything taken until then: a node of a drained datacenter that starts again takes nothing back.
+    let mut taking = false;
     loop {
-        // What was missed shows in the table all the same. A table that has ended is looked at until the node ends.
-        if let Ok(Err(tokio::sync::broadcast::error::RecvError::Closed)) =
-            tokio::time::timeout(LOOK, events.recv()).await
-        {
-            tokio::time::sleep(LOOK).await;
-        }
         let Some(node) = system.node() else { return };
         let Some(global) = node.try_global() else { return };
         let own = node.data_center().id();
@@ -45,15 +41,17 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
                     if running.is_none() {
                         tracing::info!(node = %node.label(), "the datacenter is to be drained: handing over what is owned here");
                     }
+                    taking = false;
                     global.ownership.set_taking(false);
                     *running = Some(global.ownership.drain(DrainOptions::data_center()));
                 }
             }
-            (Some(_), running @ Some(_)) => {
+            (Some(_), running) if running.is_some() || !taking => {
                 if let Some(drain) = running.take() {
                     tracing::info!(node = %node.label(), "the drain is undone: what is still owned here stays");
                     drain.abort();
                 }
+                taking = true;
                 global.ownership.set_taking(true);
             }
             (Some(_) | None, _) => {}
@@ -65,6 +63,13 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
         let nothing = leaves && done && global.ownership.ready() && global.ownership.owned_by(own) == 0;
         empty = if nothing { empty + 1 } else { 0 };
         tell_registrar(&node, empty < 2, &mut told).await;
+        drop(node);
+        // What was missed shows in the table all the same. A table that has ended is looked at until the node ends.
+        if let Ok(Err(tokio::sync::broadcast::error::RecvError::Closed)) =
+            tokio::time::timeout(LOOK, events.recv()).await
+        {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 

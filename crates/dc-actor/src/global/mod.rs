@@ -20,7 +20,6 @@ mod standing;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use dc_core::{DataCenterId, Endpoint, Epoch, NodeId, SharedClock};
 use dc_ownership::{
     Ownership, OwnershipError,
@@ -32,7 +31,7 @@ use parking_lot::Mutex;
 pub use self::placing::{PlaceIn, PlaceInFuture};
 pub(crate) use self::{
     floor::{asked_for_floor, tell_events},
-    heard::Turn,
+    heard::deliver,
     intent::follow_intent,
     landing::{asked_to_take, landed, may_move},
     moves::{Carrier, arrived_late},
@@ -47,7 +46,6 @@ use crate::{
     grain::identity,
     reference::Location,
     system::Node,
-    wire::ThingBody,
 };
 
 /// What a node has of global ownership.
@@ -289,29 +287,4 @@ pub(crate) fn label(thing: &Thing) -> String {
         Thing::Grain(_, _, identity) => identity.clone(),
         Thing::Name(name) => format!("the global name {name:?}"),
     }
-}
-
-/// Refuses what a global actor sent under an ownership that is over, as far as this node knows. What it gives is held
-/// until the message is delivered.
-pub(crate) fn check_sender<'a>(node: &'a Node, from: &Bytes) -> Result<Option<Turn<'a>>, Error> {
-    if from.is_empty() || from.as_ref() == crate::grain::PASSED_ON {
-        return Ok(None);
-    }
-    // What cannot be read is of a newer version, and marks something else.
-    let Ok(sender) = crate::wire::read::<crate::wire::SenderBody>("a sender", from.clone()) else { return Ok(None) };
-    let Some(thing) = sender.thing.as_ref().and_then(ThingBody::thing) else { return Ok(None) };
-    let Some(global) = node.try_global() else { return Ok(None) };
-    let now = global.clock.now();
-    let higher = match global.heard.check(&thing, sender.epoch, |thing| global.epoch(thing), now) {
-        Ok(turn) => return Ok(Some(turn)),
-        Err(higher) => higher,
-    };
-    #[cfg(feature = "simulation")]
-    if node.plants(crate::system::Plant::AnySender) {
-        return Ok(None);
-    }
-    crate::measure::ownership("sender_over");
-    tracing::debug!(sender = label(&thing), epoch = sender.epoch, higher, "sent under an epoch that is over");
-    let newer = node.newer_owner(&thing, sender.epoch);
-    Err(Error::NotOwner { actor: format!("the sender, {}", label(&thing)), epoch: sender.epoch, newer, not_run: true })
 }

@@ -26,7 +26,7 @@ use super::{Global, Located, Owner, label, landing, names, slots, standing::Move
 use crate::{
     error::Error,
     events::Event,
-    grain::{self, PASSED_ON, identity},
+    grain::{self, identity},
     host::{AnyCell, Key},
     link::{self, Incoming},
     system::{Node, WeakSystem},
@@ -184,11 +184,7 @@ pub(super) fn resume(node: &Arc<Node>, global: &Global, thing: &Thing, moving: &
         let mut held = moving.held.lock();
         let Some(waited) = held.take() else { return };
         for Held { incoming, .. } in waited {
-            let back = match node.actors().get(incoming.message.to) {
-                Some(cell) => cell.deliver_held(incoming),
-                None => Err(incoming),
-            };
-            late.extend(back.err());
+            late.extend(super::deliver(node, incoming, true).err());
         }
         cells.iter().filter_map(part).for_each(Title::resume);
         cells.iter().for_each(|cell| cell.core().gate.release());
@@ -228,11 +224,7 @@ pub(crate) fn arrived_late(node: &Arc<Node>, incoming: Incoming) {
         return refuse(node, incoming, &thing, Error::Overloaded { what });
     }
     // It may have been resumed in between.
-    let back = match node.actors().get(incoming.message.to) {
-        Some(cell) if cell.core().kind == incoming.message.kind.as_str() => cell.deliver(incoming),
-        _ => Err(incoming),
-    };
-    if let Err(incoming) = back {
+    if let Err(incoming) = super::deliver(node, incoming, false) {
         grain::redirect(node, incoming);
     }
 }
@@ -296,13 +288,12 @@ impl Forwarding<'_> {
         (message.to, message.epoch) = (located.at.actor, located.epoch);
         let target = grain::label(&message);
         let Some(reply) = incoming.reply else {
-            message.from = Bytes::from_static(PASSED_ON);
+            message.from = wire::pass_on_mark(&message.from);
             if let Err(err) = self.pair.tell(message.clone()).await {
                 grain::dead(self.node, &message, link::link_error(&err, &target));
             }
             return;
         };
-        message.from = Bytes::new();
         let waited = self.node.clock().now().saturating_duration_since(since);
         let left = incoming.left.unwrap_or(QUESTION).saturating_sub(waited);
         if left.is_zero() {

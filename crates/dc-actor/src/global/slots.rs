@@ -203,7 +203,7 @@ async fn activate_here(
         };
         let Ok(_starting) = global.standing.begin(&thing, &alone) else { continue };
         // From here on no hand-over of it passes this start by; one that was done before shows.
-        if grain.is_alone() != is_alone {
+        if grain.is_alone() != is_alone || title.check().is_err() {
             continue;
         }
         let outcome = start(node, &grain, &thing, &title, kind, id).await;

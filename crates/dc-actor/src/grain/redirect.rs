@@ -21,13 +21,11 @@ use crate::{
     global::{self, Located},
     link::{self, Incoming},
     system::Node,
+    wire,
 };
 
 /// How long a tell may wait for its grain to become active again.
 const PASS_ON: Duration = Duration::from_secs(5);
-
-/// Marks a message as passed on: it is not passed on again.
-pub(crate) const PASSED_ON: &[u8] = b"passed-on";
 
 type Queue = VecDeque<Incoming>;
 
@@ -40,7 +38,7 @@ pub(crate) fn redirect(node: &Arc<Node>, incoming: Incoming) {
     if let Some(reply) = incoming.reply {
         return not_here(node, reply, &incoming.message);
     }
-    if incoming.message.from.as_ref() == PASSED_ON {
+    if wire::is_passed_on(&incoming.message.from) {
         return dead(node, &incoming.message, Error::not_found(label(&incoming.message)));
     }
     let grain = (incoming.message.kind.to_string(), incoming.message.key.clone());
@@ -135,7 +133,7 @@ async fn find(node: &Arc<Node>, incoming: &Incoming) -> Result<Located, Error> {
 async fn forward(node: &Arc<Node>, found: &Located, pair: Option<&Pair>, mut incoming: Incoming) -> Result<(), Error> {
     incoming.message.to = found.at.actor;
     incoming.message.epoch = found.epoch;
-    incoming.message.from = Bytes::from_static(PASSED_ON);
+    incoming.message.from = wire::pass_on_mark(&incoming.message.from);
     match pair {
         Some(pair) => {
             let copy = incoming.message.clone();
@@ -146,11 +144,7 @@ async fn forward(node: &Arc<Node>, found: &Located, pair: Option<&Pair>, mut inc
             }
         }
         None => {
-            let back = match node.actors().get(found.at.actor) {
-                Some(cell) => cell.deliver(incoming),
-                None => Err(incoming),
-            };
-            if let Err(incoming) = back {
+            if let Err(incoming) = global::deliver(node, incoming, false) {
                 let error = Error::not_found(label(&incoming.message));
                 dead(node, &incoming.message, error.clone());
                 return Err(error);

@@ -169,6 +169,13 @@ impl<A: Actor> Life<A> {
 
     /// Runs one incarnation to its end. The reason, if it failed.
     async fn incarnation(&mut self, prepared: PreparedActor<A>, args: A::Args) -> Option<String> {
+        // Whatever has passed since its start was decided, a pause of the machine for one: nothing of it runs under a
+        // title that is over. What has gathered did not run, and says so.
+        if let Err(error) = self.cell.core().check_owned(true) {
+            self.cell.core().set_started(Err(error));
+            self.remake = None;
+            return None;
+        }
         let actor_ref = prepared.actor_ref().clone();
         let run = prepared.run(args);
         tokio::pin!(run);

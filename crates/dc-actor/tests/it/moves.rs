@@ -7,12 +7,15 @@ use std::{
 };
 
 use dc_actor::{ActorSystem, DrainOptions, DrainOutcome, Error, Loss, Ref};
-use dc_controlplane::ControlPlane;
+use dc_controlplane::{
+    ControlPlane,
+    memory::{Failure, Operation},
+};
 use dc_core::{DataCenterState, Intent, IntentKind};
 
 use crate::{
     global::{check_fencing, count, end, opening, sites_with, turn},
-    owned::{Basket, Count, Keeper, Ledger, Seen, Slowly, Till, log},
+    owned::{self, Basket, Count, Keeper, Ledger, Seen, Slowly, Till, log},
     world::{OWN_TTL, SOON, World, eventually, shut_down, soon},
 };
 
@@ -213,6 +216,26 @@ async fn d6_a_node_that_ends_hands_over_inside_its_datacenter() {
         assert_eq!(till.ask(Count(2)).timeout(SOON).await.expect("counts").dc, "dc-1");
     }
     end(sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p8_a_node_of_a_drained_datacenter_that_starts_again_takes_nothing() {
+    let _turn = turn().await;
+    let world = World::new("p8-restart");
+    let plane = world.plane();
+    let drain = Intent::new(IntentKind::Drain, "ops", "test");
+    plane.set_intent(&"dc-1".parse().expect("valid"), &drain).await.expect("written");
+    // For a while it can open its session, and cannot know what the operator wants.
+    for operation in [Operation::List, Operation::Watch] {
+        plane.fail_next(operation, Failure::Unreachable, 8);
+    }
+    let node = owned::register(world.bare_on("dc-1", &[], plane)).start().await.expect("starts");
+    let stat = |name: &str| node.ownership_stats().iter().find(|(of, _)| *of == name).map(|(_, count)| *count);
+    eventually("its session is renewed", || async { stat("renewals").filter(|count| *count > 1) }).await;
+    let draining = |node: &ActorSystem| node.data_centers().iter().any(|dc| dc.state == DataCenterState::Draining);
+    eventually("its record follows the intent", || async { draining(&node).then_some(()) }).await;
+    assert_eq!(stat("titles"), Some(0), "every slot was there to be taken");
+    soon("shutdown", node.shutdown()).await.expect("ends in good order");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -356,7 +356,7 @@ fn d3_endpoints_follow_membership_and_an_empty_list_keeps_the_old_one() {
 fn p8_the_state_follows_the_intent_and_stays_there() {
     let clock = ManualClock::new();
     let (mut store, mut owner) = registered(&clock);
-    owner.registrar.on_intent(IntentKind::Drain);
+    owner.registrar.on_intent(IntentKind::Drain, Version::new(STORE, 1));
     for members in [&[1, 2][..], &[1, 2, 3][..], &[1][..]] {
         owner.sees(members, &clock);
         owner.settle(&mut store);
@@ -365,15 +365,35 @@ fn p8_the_state_follows_the_intent_and_stays_there() {
         assert_eq!(store.live().unwrap().state, DataCenterState::Draining, "P8: undone by churn or heartbeat");
     }
     owner.registrar.set_owns_global(true);
-    owner.registrar.on_intent(IntentKind::Out);
+    owner.registrar.on_intent(IntentKind::Out, Version::new(STORE, 2));
     owner.settle(&mut store);
     assert_eq!(store.live().unwrap().state, DataCenterState::Draining, "P8: out while something global is owned");
     owner.registrar.set_owns_global(false);
     owner.settle(&mut store);
     assert_eq!(store.live().unwrap().state, DataCenterState::Inactive, "P8");
-    owner.registrar.on_intent(IntentKind::Serve);
+    owner.registrar.on_intent(IntentKind::Serve, Version::new(STORE, 3));
     owner.settle(&mut store);
     assert_eq!(store.live().unwrap().state, DataCenterState::Active);
+}
+
+#[test]
+fn p8_a_table_that_is_behind_undoes_no_drain() {
+    let clock = ManualClock::new();
+    let (mut store, mut owner) = registered(&clock);
+    let version = |revision| Version::new(STORE, revision);
+    let mut state_after = |owner: &mut Node| {
+        owner.settle(&mut store);
+        store.live().map(|record| record.state)
+    };
+    owner.registrar.on_intent(IntentKind::Drain, version(7));
+    owner.registrar.on_intent_shown(None);
+    assert_eq!(state_after(&mut owner), Some(DataCenterState::Draining), "P8: the table shows no intent yet");
+    owner.registrar.on_intent_shown(Some((IntentKind::Serve, version(5))));
+    assert_eq!(state_after(&mut owner), Some(DataCenterState::Draining), "P8: the table shows an older intent");
+    owner.registrar.on_intent_shown(Some((IntentKind::Serve, Version::new(StoreId(9), 80))));
+    assert_eq!(state_after(&mut owner), Some(DataCenterState::Draining), "P8: an intent of another store");
+    owner.registrar.on_intent_shown(Some((IntentKind::Serve, version(8))));
+    assert_eq!(state_after(&mut owner), Some(DataCenterState::Active), "P8: a newer intent");
 }
 
 #[test]

@@ -44,7 +44,8 @@ impl Core {
             scope: options.scope,
             at_once,
             under_way: under_way.map(|(thing, _)| thing.clone()).collect(),
-            pending: self.holds.keys().cloned().collect(),
+            // Names first, then what was placed: a node that has no time for all hands over what restarts at a cost.
+            pending: self.holds.keys().rev().cloned().collect(),
             later: BTreeSet::new(),
             stuck: BTreeSet::new(),
             moved: 0,

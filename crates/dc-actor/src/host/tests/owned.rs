@@ -74,6 +74,21 @@ async fn g2_an_owner_whose_lease_has_ended_starts_no_work() {
 }
 
 #[tokio::test]
+async fn g2_an_owner_whose_title_ended_before_its_start_runs_nothing_of_it() {
+    // Its `on_start` would fail, were it run.
+    let args = ProbeArgs { start: 0, fail_to_start: true };
+    let bench = Bench::made(args, KindBuilder::snapshots, None, |core, clock| {
+        let lease = Lease::new(SessionId(9), Arc::new(clock.clone()), clock.now() + TTL);
+        // As after a pause of the machine between the decision and the start.
+        clock.advance(TTL);
+        core.owned_by(Owned::new(Thing::Name("probe".into()), Title::new(Epoch(5), lease, Strictness::Strict)))
+    });
+    let error = bench.cell.core().wait_started().await.expect_err("its title is over");
+    assert!(matches!(error, Error::NotOwner { epoch: 5, not_run: true, .. }), "{error}");
+    bench.cell.core().wait_stopped().await;
+}
+
+#[tokio::test]
 async fn g2_an_answer_that_comes_after_the_lease_does_not_leave() {
     let global = Global::new(Strictness::Strict).await;
     let (go, held) = global.bench.hold().await;
