@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     config::NatsConfig,
+    connect::Link,
     error::{ApiError, BACKEND, Call, Failure, cannot_work},
     keys::STORE_ID,
     quorum::{Quorum, Replicas},
@@ -35,7 +36,7 @@ pub(crate) const GRANULARITY: Duration = Duration::from_secs(2);
 const LARGEST_MESSAGE: usize = MAX_DOCUMENT + 4_096;
 
 /// What is known of the bucket, as of one connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ready {
     pub(crate) store: StoreId,
     /// When the stream was made, in the server's words: another stream has another time.
@@ -58,16 +59,32 @@ pub(crate) struct Bucket {
     ready: RwLock<Option<Arc<Ready>>>,
     /// One task looks at the bucket at a time.
     gate: tokio::sync::Mutex<()>,
-    /// The highest sequence seen of the store.
+    seen: Arc<Seen>,
+    clock: SharedClock,
+}
+
+/// What was seen of the store, through whichever link.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The highest sequence.
     highest: AtomicU64,
     quorum: RwLock<Option<Quorum>>,
-    clock: SharedClock,
 }
 
 impl Bucket {
     pub(crate) fn new(wire: Wire, config: NatsConfig, clock: SharedClock) -> Self {
         let (ready, gate) = (RwLock::default(), tokio::sync::Mutex::default());
-        Self { wire, config, ready, gate, highest: AtomicU64::new(0), quorum: RwLock::default(), clock }
+        Self { wire, config, ready, gate, seen: Arc::default(), clock }
+    }
+
+    /// The same bucket, through one more connection.
+    pub(crate) async fn through_another_link(&self) -> Result<Self, Error> {
+        let wire = Wire { link: Link::open(&self.config).await?, keys: self.wire.keys.clone() };
+        // To be looked at anew; what was told of its settings is not told again.
+        let known = self.known().map(|known| Arc::new(Ready { connects: u64::MAX, ..(*known).clone() }));
+        let (ready, gate) = (RwLock::new(known), tokio::sync::Mutex::default());
+        let (config, seen, clock) = (self.config.clone(), Arc::clone(&self.seen), Arc::clone(&self.clock));
+        Ok(Self { wire, config, ready, gate, seen, clock })
     }
 
     pub(crate) fn limit(&self) -> Duration {
@@ -129,7 +146,7 @@ impl Bucket {
         self.check_strict(audit.findings.clone())?;
         if info.majority_heard().is_some() && info.state.last_seq < highest {
             tracing::error!(now = info.state.last_seq, seen = highest, "the store went back, or is another");
-            self.highest.store(info.state.last_seq, Ordering::SeqCst);
+            self.seen.highest.store(info.state.last_seq, Ordering::SeqCst);
         }
         if let Some(before) = before.filter(|before| before.store != store) {
             tracing::error!(before = %before.store, now = %store, "this is another store than before");
@@ -229,7 +246,7 @@ impl Bucket {
         loop {
             match self.wire.read(call, filters).await {
                 Ok(read) if read.up_to >= at_least => {
-                    self.highest.fetch_max(read.up_to, Ordering::SeqCst);
+                    self.seen.highest.fetch_max(read.up_to, Ordering::SeqCst);
                     return Ok(read);
                 }
                 Ok(read) => {
@@ -248,7 +265,7 @@ impl Bucket {
         loop {
             match self.wire.read(call, filters).await {
                 Ok(read) if read.up_to >= at_least => {
-                    self.highest.fetch_max(read.up_to, Ordering::SeqCst);
+                    self.seen.highest.fetch_max(read.up_to, Ordering::SeqCst);
                     return Ok(read);
                 }
                 Ok(_) => pause.rest().await,
@@ -296,7 +313,7 @@ impl Bucket {
         let mut pause = Pause::default();
         loop {
             let now = self.clock.now();
-            let shown = *self.quorum.read().unwrap_or_else(PoisonError::into_inner);
+            let shown = *self.seen.quorum.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(shown) = shown
                 && now.saturating_duration_since(shown.at) <= age
             {
@@ -323,10 +340,21 @@ impl Bucket {
     }
 
     fn show(&self, quorum: Quorum) {
-        let mut shown = self.quorum.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.seen.quorum.write().unwrap_or_else(PoisonError::into_inner);
         if shown.is_none_or(|shown| shown.at < quorum.at) {
             *shown = Some(quorum);
         }
+    }
+
+    /// The id of the store that answered: the one known, unless the answer shows another, or none.
+    pub(crate) async fn store_of(&self, call: &Call, known: StoreId, read: &Read) -> Result<StoreId, Error> {
+        let subject = self.wire.keys.store();
+        let shown = read.messages.iter().find(|message| message.subject == subject && message.removal.is_none());
+        let shown = shown.map(|message| parse_store_id(&message.payload)).transpose()?;
+        if shown == Some(known) {
+            return Ok(known);
+        }
+        Ok(self.refresh(call).await?.store)
     }
 
     /// The version that an accepted write has. `before` is [`highest`](Self::highest) from before it was sent.
@@ -336,17 +364,17 @@ impl Bucket {
     pub(crate) async fn accepted(&self, call: &Call, before: u64, sequence: u64) -> Result<Version, Error> {
         if sequence <= before {
             tracing::error!(sequence, seen = before, "the store went back: it was wiped, or lost acknowledged writes");
-            self.highest.store(sequence, Ordering::SeqCst);
+            self.seen.highest.store(sequence, Ordering::SeqCst);
             let store = self.refresh(call).await?.store;
             return Ok(Version::new(store, sequence));
         }
-        self.highest.fetch_max(sequence, Ordering::SeqCst);
+        self.seen.highest.fetch_max(sequence, Ordering::SeqCst);
         Ok(Version::new(self.ready(call).await?.store, sequence))
     }
 
     /// The highest sequence that was seen of the store.
     pub(crate) fn highest(&self) -> u64 {
-        self.highest.load(Ordering::SeqCst)
+        self.seen.highest.load(Ordering::SeqCst)
     }
 
     /// Waits a moment before the next try, or gives up.

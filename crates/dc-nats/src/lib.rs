@@ -29,7 +29,8 @@
 //!
 //! They lie in the same bucket, under `own.`, and are counted by the same sequence (O1). A write is one publish that
 //! names the subject's last sequence; one that is to be kept for a time carries that as its TTL (O3), so that a session
-//! is renewed by one request. A refusal names a sequence only: what is stored is read after it, until the replica that
+//! is renewed by one request, which goes over a connection of its own where that stands: nothing large is before it. A
+//! refusal names a sequence only: what is stored is read after it, until the replica that
 //! answers is as new (O2). A list is read by shards (O5). A watch is that of the records, with other subjects (O6).
 //!
 //! # What an account must be allowed
@@ -45,6 +46,7 @@ mod config;
 mod connect;
 mod error;
 mod keys;
+mod lane;
 mod ownership;
 mod plane;
 mod quorum;

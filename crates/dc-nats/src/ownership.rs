@@ -23,15 +23,16 @@ use dc_core::{StoreId, Version};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
-    bucket::{Pause, Ready},
+    bucket::{Bucket, Pause, Ready},
     error::{Call, Failure},
     keys::{DOCUMENT_STEPS, Key, Keys},
+    lane,
     plane::{Inner, PAGES_AT_ONCE},
     watch::{self, View},
     wire::{Ack, KV_OPERATION, Read, Stored, write_headers},
 };
 
-/// The documents of one bucket; shares the connection of its control plane.
+/// The documents of one bucket; shares the connections of its control plane.
 pub(crate) struct NatsOwnership {
     inner: Arc<Inner>,
 }
@@ -57,9 +58,10 @@ impl OwnershipStore for NatsOwnership {
 
     async fn read(&self, key: &DocumentKey) -> Result<Option<Document>, Error> {
         let call = self.inner.call("read");
+        let bucket = &self.inner.bucket;
         let held = async {
-            let ready = self.inner.bucket.ready(&call).await?;
-            Ok(self.held(&call, &ready, key, 0).await?.document)
+            let ready = bucket.ready(&call).await?;
+            Ok(self.held(bucket, &call, &ready, key, 0).await?.document)
         };
         self.inner.bounded(&call, held).await
     }
@@ -73,7 +75,15 @@ impl OwnershipStore for NatsOwnership {
     ) -> Result<Swap, Error> {
         check_body(&body)?;
         let call = self.inner.call("compare_and_set");
-        self.inner.bounded(&call, self.write(&call, key, expected, body, keep)).await
+        let write = |bucket| self.write(bucket, &call, key, expected, body, keep);
+        match keep {
+            Keep::Forever => self.inner.bounded(&call, write(&self.inner.bucket)).await,
+            Keep::For(_) => {
+                let turn = lane::turn(&self.inner);
+                let bucket = turn.bucket();
+                turn.bounded(&call, write(bucket)).await
+            }
+        }
     }
 
     async fn remove(&self, key: &DocumentKey, version: Version) -> Result<Swap, Error> {
@@ -104,11 +114,18 @@ struct Held {
 
 impl NatsOwnership {
     /// What lies under `key`, as of `at_least` or later; one request.
-    async fn held(&self, call: &Call, ready: &Ready, key: &DocumentKey, at_least: u64) -> Result<Held, Error> {
+    async fn held(
+        &self,
+        bucket: &Bucket,
+        call: &Call,
+        ready: &Ready,
+        key: &DocumentKey,
+        at_least: u64,
+    ) -> Result<Held, Error> {
         let subjects = [self.inner.keys().document(key), self.inner.keys().store()];
-        let read = self.inner.bucket.read(call, &subjects, at_least).await;
+        let read = bucket.read(call, &subjects, at_least).await;
         let read = read.map_err(|failure| self.inner.unanswered(call, failure))?;
-        let store = self.inner.store_of(call, ready.store, &read).await?;
+        let store = bucket.store_of(call, ready.store, &read).await?;
         let Some(stored) = read.messages.into_iter().find(|message| message.subject == subjects[0]) else {
             return Ok(Held { sequence: 0, document: None });
         };
@@ -124,13 +141,14 @@ impl NatsOwnership {
     /// is in flight, or the replica that answered is behind: ask again.
     async fn what_refused(
         &self,
+        bucket: &Bucket,
         call: &Call,
         ready: &Ready,
         key: &DocumentKey,
         named: u64,
         told: Option<u64>,
     ) -> Result<Option<Held>, Error> {
-        let held = self.held(call, ready, key, told.unwrap_or(0)).await?;
+        let held = self.held(bucket, call, ready, key, told.unwrap_or(0)).await?;
         // Below what the writer has seen is only what the leader itself says to be there.
         let behind = held.sequence < named && told != Some(held.sequence);
         Ok(if behind || held.sequence == named { None } else { Some(held) })
@@ -139,13 +157,13 @@ impl NatsOwnership {
     /// One request, unless it is refused, or takes the place of a trace of a removal.
     async fn write(
         &self,
+        bucket: &Bucket,
         call: &Call,
         key: &DocumentKey,
         expected: Expected,
         body: Bytes,
         keep: Keep,
     ) -> Result<Swap, Error> {
-        let bucket = &self.inner.bucket;
         let ready = bucket.ready(call).await?;
         let subject = self.inner.keys().document(key);
         let ttl = match keep {
@@ -157,7 +175,7 @@ impl NatsOwnership {
             // Nothing stands at sequence 0: the server would read it as absence.
             Expected::Version(version) if version.store == ready.store && version.revision > 0 => version.revision,
             // A version of another store: whatever is stored, it is not that.
-            Expected::Version(_) => return Ok(Swap::Refused(self.held(call, &ready, key, 0).await?.document)),
+            Expected::Version(_) => return Ok(Swap::Refused(self.held(bucket, call, &ready, key, 0).await?.document)),
         };
         let mut pause = Pause::default();
         loop {
@@ -167,7 +185,7 @@ impl NatsOwnership {
                 Ack::Stored(sequence) => return Ok(Swap::Done(bucket.accepted(call, before, sequence).await?)),
                 Ack::WrongLast(told) => told,
             };
-            match self.what_refused(call, &ready, key, named, told).await? {
+            match self.what_refused(bucket, call, &ready, key, named, told).await? {
                 None => pause.rest().await,
                 // A trace of a removal is absence as well.
                 Some(held) if expected == Expected::Absent && held.document.is_none() => named = held.sequence,
@@ -181,7 +199,7 @@ impl NatsOwnership {
         let bucket = &self.inner.bucket;
         let ready = bucket.ready(call).await?;
         if version.store != ready.store || version.revision == 0 {
-            return Ok(Swap::Refused(self.held(call, &ready, key, 0).await?.document));
+            return Ok(Swap::Refused(self.held(bucket, call, &ready, key, 0).await?.document));
         }
         let subject = self.inner.keys().document(key);
         let named = version.revision;
@@ -194,7 +212,7 @@ impl NatsOwnership {
                 Ack::Stored(sequence) => return Ok(Swap::Done(bucket.accepted(call, before, sequence).await?)),
                 Ack::WrongLast(told) => told,
             };
-            match self.what_refused(call, &ready, key, named, told).await? {
+            match self.what_refused(bucket, call, &ready, key, named, told).await? {
                 None => pause.rest().await,
                 Some(held) => return Ok(Swap::Refused(held.document)),
             }
@@ -211,7 +229,7 @@ impl NatsOwnership {
             self.inner.document_step.store(step - 1, Ordering::Relaxed);
         }
         let store = match reads.first() {
-            Some(first) => self.inner.store_of(call, ready.store, first).await?,
+            Some(first) => self.inner.bucket.store_of(call, ready.store, first).await?,
             None => ready.store,
         };
         let (mut documents, mut skipped) = (Vec::with_capacity(count), Vec::new());

@@ -19,11 +19,12 @@ use dc_core::{DataCenterId, DataCenterRecord, DataCenterState, Intent, SharedClo
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
-    bucket::{Bucket, Pause, Ready, parse_store_id},
+    bucket::{Bucket, Pause, Ready},
     config::NatsConfig,
     connect::Link,
     error::{Call, Failure},
     keys::{Key, Keys, PAGE_STEPS},
+    lane::Lane,
     ownership::NatsOwnership,
     quorum::PROOF_AGE,
     watch,
@@ -35,7 +36,8 @@ pub(crate) const PAGES_AT_ONCE: usize = 16;
 
 /// The control plane on NATS JetStream; see the crate's header for how it keeps the guarantees.
 ///
-/// Cheap to clone; clones share one connection, which is kept up until the last of them is dropped.
+/// Cheap to clone; clones share one connection, and a second one once sessions are renewed, which are kept up until the
+/// last of them is dropped.
 #[derive(Clone)]
 pub struct NatsControlPlane {
     inner: Arc<Inner>,
@@ -43,6 +45,7 @@ pub struct NatsControlPlane {
 
 pub(crate) struct Inner {
     pub(crate) bucket: Bucket,
+    pub(crate) lane: Lane,
     pub(crate) clock: SharedClock,
     /// Into how many pages the bucket had to be cut for the last list: an index of [`PAGE_STEPS`].
     step: AtomicUsize,
@@ -76,7 +79,13 @@ impl NatsControlPlane {
         let wire = Wire { link, keys: Keys::new(&config.bucket) };
         let clock: SharedClock = Arc::new(TokioClock);
         let bucket = Bucket::new(wire, config, Arc::clone(&clock));
-        let inner = Inner { bucket, clock, step: AtomicUsize::new(0), document_step: AtomicUsize::new(0) };
+        let inner = Inner {
+            bucket,
+            lane: Lane::default(),
+            clock,
+            step: AtomicUsize::new(0),
+            document_step: AtomicUsize::new(0),
+        };
         let plane = Self { inner: Arc::new(inner) };
         if require || plane.inner.bucket.wire.link.is_connected() {
             match plane.store().await {
@@ -232,7 +241,7 @@ impl Inner {
         let subjects = [self.keys().record(id), self.keys().store()];
         let read =
             self.bucket.read(call, &subjects, at_least).await.map_err(|failure| self.unanswered(call, failure))?;
-        let store = self.store_of(call, ready.store, &read).await?;
+        let store = self.bucket.store_of(call, ready.store, &read).await?;
         let Some(stored) = read.messages.into_iter().find(|message| message.subject == subjects[0]) else {
             return Ok(Held { sequence: 0, record: None });
         };
@@ -243,17 +252,6 @@ impl Inner {
     fn decode(&self, id: &DataCenterId, stored: &Stored, store: StoreId) -> Result<DataCenterRecord, Corrupt> {
         let version = Version::new(store, stored.sequence);
         codec::decode_record(self.keys().key(&stored.subject), id, &stored.payload, version)
-    }
-
-    /// The id of the store that answered: the one known, unless the answer shows another, or none.
-    pub(crate) async fn store_of(&self, call: &Call, known: StoreId, read: &Read) -> Result<StoreId, Error> {
-        let subject = self.keys().store();
-        let shown = read.messages.iter().find(|message| message.subject == subject && message.removal.is_none());
-        let shown = shown.map(|message| parse_store_id(&message.payload)).transpose()?;
-        if shown == Some(known) {
-            return Ok(known);
-        }
-        Ok(self.bucket.refresh(call).await?.store)
     }
 
     pub(crate) fn unanswered(&self, call: &Call, failure: Failure) -> Error {
@@ -375,7 +373,7 @@ impl Inner {
             self.step.store(step - 1, Ordering::Relaxed);
         }
         let store = match reads.first() {
-            Some(first) => self.store_of(call, ready.store, first).await?,
+            Some(first) => self.bucket.store_of(call, ready.store, first).await?,
             None => ready.store,
         };
         let mut listing = Listing {

@@ -4,11 +4,13 @@
 
 use std::{
     net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
 use clap::Parser;
+use dc_core::{Clock, SystemClock};
 use futures::{StreamExt, TryStreamExt};
 use multidc::{DrainOptions, DrainOutcome, Infallible, Loss, Scope, TlsConfig, prelude::*};
 use multidc_tests::{
@@ -97,7 +99,25 @@ async fn main() -> anyhow::Result<()> {
     let addr = system.endpoint().to_string();
     print(&Line::Started { addr, node: system.node_id().to_string() });
     tokio::spawn(print_events(system.clone()));
+    tokio::spawn(tick());
     serve(system).await
+}
+
+/// The most that a tick of 100 ms was late, in milliseconds: how long a busy machine kept this process from running.
+static LATE_MS: AtomicU64 = AtomicU64::new(0);
+
+async fn tick() {
+    const TICK: Duration = Duration::from_millis(100);
+    loop {
+        let begun = SystemClock.now();
+        tokio::time::sleep(TICK).await;
+        let late = SystemClock.now().saturating_duration_since(begun + TICK);
+        let late = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+        LATE_MS.fetch_max(late, Ordering::Relaxed);
+        if late > 250 {
+            tracing::debug!(late, "a tick was late, in milliseconds");
+        }
+    }
 }
 
 async fn start(args: &Args) -> anyhow::Result<ActorSystem> {
@@ -314,7 +334,8 @@ async fn answer(system: &ActorSystem, ask: Command) -> Result<Answer, Error> {
             Ok(Answer::Drained(drain.outcome().await == DrainOutcome::Drained))
         }
         Command::OwnershipStats => {
-            let stats = system.ownership_stats().into_iter();
+            let stats =
+                system.ownership_stats().into_iter().chain([("late_worst_ms", LATE_MS.load(Ordering::Relaxed))]);
             Ok(Answer::Stats(stats.map(|(name, count)| (name.to_owned(), count)).collect()))
         }
         Command::WallClock => {

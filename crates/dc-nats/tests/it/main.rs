@@ -8,6 +8,7 @@
 mod conformance;
 mod connecting;
 mod faults;
+mod lane;
 mod ownership;
 mod requests;
 mod rights;

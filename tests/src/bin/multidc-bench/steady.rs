@@ -24,6 +24,9 @@ const SOON: Duration = Duration::from_secs(120);
 /// How long one round of asks takes: each thing once.
 const ROUND: Duration = Duration::from_secs(20);
 
+/// The one count that is no count: how late a tick was at most, in milliseconds, of the node where that was most.
+const LATE: &str = "late_worst_ms";
+
 /// How it is measured.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
@@ -101,12 +104,14 @@ const CHANGES: [&str; 9] = [
 ];
 
 impl Site {
-    /// Counts of all nodes together.
+    /// Counts of all nodes together, and how late the latest tick of any was.
     pub(crate) async fn counts(&self) -> anyhow::Result<BTreeMap<String, u64>> {
         let mut sums = BTreeMap::new();
         for stats in try_join_all(self.nodes.iter().map(fleet::stats)).await? {
             for (name, count) in stats {
-                *sums.entry(name).or_insert(0) += count;
+                let worst = name == LATE;
+                let of_all: &mut u64 = sums.entry(name).or_default();
+                *of_all = if worst { (*of_all).max(count) } else { *of_all + count };
             }
         }
         Ok(sums)
@@ -129,6 +134,7 @@ impl Site {
             }
         }
         println!("settled after {:.0} s: {CHANGES:?} {last:?}; {}", begun.elapsed().as_secs_f64(), machine::load());
+        println!("so far: {:?}", self.counts().await?);
         Ok(())
     }
 }
@@ -174,11 +180,11 @@ pub(crate) async fn run(options: &Options, store: &str, seed: u64) -> anyhow::Re
         }
     }
     let after = site.counts().await?;
-    report(options, store, &grown(&before, &after), &asked);
+    report(options, store, &grown(&before, &after), &asked, after.get(LATE).copied().unwrap_or_default());
     Ok(())
 }
 
-fn report(options: &Options, store: &str, grown: &BTreeMap<String, u64>, asked: &Asked) {
+fn report(options: &Options, store: &str, grown: &BTreeMap<String, u64>, asked: &Asked, late: u64) {
     let of = |name: &str| grown.get(name).copied().unwrap_or_default();
     let row =
         |what: &str, count: u64| vec![what.to_owned(), count.to_string(), format!("0 {}", table::verdict(count == 0))];
@@ -196,6 +202,7 @@ fn report(options: &Options, store: &str, grown: &BTreeMap<String, u64>, asked: 
     );
     table::print(&title, &["what", "count", "goal"], &rows);
     println!("{} answers, failures {:?}; all that was counted: {grown:?}", asked.answered, asked.failed);
+    println!("no node's tick of 100 ms was later than {late} ms since its start");
     println!("{}", machine::load());
 }
 

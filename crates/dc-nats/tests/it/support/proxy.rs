@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -23,13 +23,24 @@ pub(crate) enum Mode {
     Cut,
     /// Connections stand, and nothing passes.
     Frozen,
+    /// The same for this connection alone, counted from 0 as they came.
+    FrozenOne(usize),
 }
+
+impl Mode {
+    fn freezes(self, connection: usize) -> bool {
+        self == Self::Frozen || self == Self::FrozenOne(connection)
+    }
+}
+
+/// What came through each connection.
+type Counts = Arc<Mutex<Vec<Arc<AtomicU64>>>>;
 
 /// Stands before one server. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
-    requests: Arc<AtomicU64>,
+    counts: Counts,
     mode: watch::Sender<Mode>,
     accepting: JoinHandle<()>,
 }
@@ -38,15 +49,21 @@ impl Proxy {
     pub(crate) async fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let requests = Arc::new(AtomicU64::new(0));
+        let counts = Counts::default();
         let (mode, receiver) = watch::channel(Mode::Open);
-        let count = Arc::clone(&requests);
+        let counted = Arc::clone(&counts);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, server, Arc::clone(&count), receiver.clone()));
+                let count = Arc::new(AtomicU64::new(0));
+                let number = {
+                    let mut counts = counted.lock().expect("no panic while held");
+                    counts.push(Arc::clone(&count));
+                    counts.len() - 1
+                };
+                tokio::spawn(serve(client, server, number, count, receiver.clone()));
             }
         });
-        Self { address, requests, mode, accepting }
+        Self { address, counts, mode, accepting }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -55,7 +72,13 @@ impl Proxy {
 
     /// Messages that clients published through this proxy so far.
     pub(crate) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::SeqCst)
+        self.counts.lock().expect("no panic while held").iter().map(|count| count.load(Ordering::SeqCst)).sum()
+    }
+
+    /// The same of one connection, counted from 0 as they came.
+    pub(crate) fn requests_of(&self, connection: usize) -> u64 {
+        let counts = self.counts.lock().expect("no panic while held");
+        counts.get(connection).map_or(0, |count| count.load(Ordering::SeqCst))
     }
 
     pub(crate) fn set(&self, mode: Mode) {
@@ -69,7 +92,13 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(client: TcpStream, server: SocketAddr, count: Arc<AtomicU64>, mut mode: watch::Receiver<Mode>) {
+async fn serve(
+    client: TcpStream,
+    server: SocketAddr,
+    number: usize,
+    count: Arc<AtomicU64>,
+    mut mode: watch::Receiver<Mode>,
+) {
     if *mode.borrow() == Mode::Cut {
         return;
     }
@@ -79,10 +108,10 @@ async fn serve(client: TcpStream, server: SocketAddr, count: Arc<AtomicU64>, mut
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let mut counter = Counter::default();
-    let there = pump(from_client, to_server, mode.clone(), move |bytes| {
+    let there = pump(from_client, to_server, number, mode.clone(), move |bytes| {
         count.fetch_add(counter.feed(bytes), Ordering::SeqCst);
     });
-    let back = pump(from_server, to_client, mode.clone(), |_| {});
+    let back = pump(from_server, to_client, number, mode.clone(), |_| {});
     tokio::select! {
         () = there => {}
         () = back => {}
@@ -94,13 +123,14 @@ async fn serve(client: TcpStream, server: SocketAddr, count: Arc<AtomicU64>, mut
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
+    number: usize,
     mut mode: watch::Receiver<Mode>,
     mut look: impl FnMut(&[u8]),
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
-        if mode.wait_for(|mode| *mode != Mode::Frozen).await.is_err() {
+        if mode.wait_for(|mode| !mode.freezes(number)).await.is_err() {
             return;
         }
         look(&buffer[..length]);
