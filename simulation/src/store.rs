@@ -16,9 +16,13 @@ use bytes::Bytes;
 use dc_controlplane::{
     Error, Outcome, Watch,
     memory::{MemoryControlPlane, MemoryOwnership},
-    ownership::{Document, DocumentKey, DocumentWatch, Documents, Keep, OwnershipStore, Swap},
+    ownership::{Document, DocumentEvent, DocumentKey, DocumentWatch, Documents, Keep, OwnershipStore, Swap},
 };
-use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
+use futures::{
+    StreamExt,
+    future::{BoxFuture, try_join_all},
+    stream::{BoxStream, select_all},
+};
 use multidc::{
     Capabilities, ControlPlane, DataCenterId, DataCenterRecord, DataCenterState, Expected, Intent, Listing,
     StateChange, StoreId, Version, Writer,
@@ -164,6 +168,13 @@ impl SimPlane {
             }
             Err(_) => Err(Self::late(operation, writes)),
         }
+    }
+
+    async fn watch_of(&self, prefix: String) -> Answer<DocumentWatch> {
+        let open = move |plane: MemoryControlPlane| -> BoxFuture<'static, _> {
+            Box::pin(async move { MemoryOwnership::new(&plane).watch(&prefix).await })
+        };
+        self.follow("watch", open).await
     }
 
     /// Opens a watch at the store; what it yields travels in order.
@@ -341,11 +352,31 @@ impl OwnershipStore for SimPlane {
         self.call("list", false, ask).await
     }
 
+    /// The contract promises no order between keys: what begins differently travels by itself, and may break or be late
+    /// by itself.
     async fn watch(&self, prefix: &str) -> Answer<DocumentWatch> {
-        let prefix = prefix.to_owned();
-        let open = move |plane: MemoryControlPlane| -> BoxFuture<'static, _> {
-            Box::pin(async move { MemoryOwnership::new(&plane).watch(&prefix).await })
-        };
-        self.follow("watch", open).await
+        if !prefix.is_empty() {
+            return self.watch_of(prefix.to_owned()).await;
+        }
+        let parts = try_join_all(PARTS.map(|part| self.watch_of(part.to_owned()))).await?;
+        let (mut replays, mut earliest) = (parts.len(), None);
+        let whole = select_all(parts).filter_map(move |event| {
+            std::future::ready(match event {
+                Ok(DocumentEvent::ReplayDone { as_of }) => {
+                    replays -= 1;
+                    let as_of = earliest.map_or(as_of, |earliest: Version| match as_of.revision < earliest.revision {
+                        true => as_of,
+                        false => earliest,
+                    });
+                    earliest = Some(as_of);
+                    (replays == 0).then_some(Ok(DocumentEvent::ReplayDone { as_of }))
+                }
+                other => Some(other),
+            })
+        });
+        Ok(whole.boxed())
     }
 }
+
+/// How keys of documents begin.
+const PARTS: [&str; 4] = ["s/", "g/", "n/", "k/"];

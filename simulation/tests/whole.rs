@@ -22,7 +22,7 @@ fn g2_g3_g5_whatever_breaks_there_is_one_owner_nothing_is_lost_and_all_answers_a
 }
 
 /// How many seeds it may take to find a bug that is there on purpose.
-const FINDS_WITHIN: u64 = 15;
+const FINDS_WITHIN: u64 = 40;
 
 fn finds(plant: &str) {
     let found = (0..FINDS_WITHIN).find_map(|seed| {

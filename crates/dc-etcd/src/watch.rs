@@ -167,36 +167,41 @@ impl<V: View> Follower<V> {
         let mut stream = self.open().await?;
         let mut ticks = tokio::time::interval(self.shared.config.progress_interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut silent = 0;
+        let mut unanswered = 0;
+        // Whether something has changed since the last tick.
+        let mut talks = false;
         self.wanted = None;
         self.delivered = self.next - 1;
         let mut asking: Option<QuorumRead> = Some(self.ask_quorum());
         loop {
             tokio::select! {
                 message = stream.message() => {
-                    silent = 0;
-                    self.message(message).await?;
+                    unanswered = 0;
+                    talks |= self.message(message).await?;
                 }
                 told = answer(&mut asking) => {
                     asking = None;
                     self.quorum(told)?;
-                    if self.wanted.is_some_and(|wanted| self.delivered < wanted) {
+                    if !talks && self.behind() {
                         self.request_progress(&mut stream).await?;
                     }
                 }
                 _ = ticks.tick() => {
-                    // Each tick asks for progress, so that two ticks of silence are a dead member.
-                    if silent == 2 {
+                    // Two ticks without an answer are a dead member.
+                    if unanswered == 2 {
                         self.shared.servers.reconnect(self.member).await;
                         return Err(End::Broken("no sign of life".to_owned()));
                     }
-                    silent += 1;
+                    // What brings changes need not be asked how far it is, as long as it keeps up by them.
+                    if !std::mem::take(&mut talks) || self.behind() {
+                        unanswered += 1;
+                        self.request_progress(&mut stream).await?;
+                    }
                     // What a quorum said two ticks ago is no proof of now.
                     self.wanted = None;
                     if asking.is_none() {
                         asking = Some(self.ask_quorum());
                     }
-                    self.request_progress(&mut stream).await?;
                 }
             }
             self.in_step().await?;
@@ -261,6 +266,11 @@ impl<V: View> Follower<V> {
         Ok(())
     }
 
+    /// Whether a quorum knows of more than was delivered.
+    fn behind(&self) -> bool {
+        self.wanted.is_some_and(|wanted| self.delivered < wanted)
+    }
+
     async fn in_step(&mut self) -> Result<(), End> {
         if self.wanted.is_some_and(|wanted| self.delivered >= wanted) {
             self.wanted = None;
@@ -269,7 +279,8 @@ impl<V: View> Follower<V> {
         Ok(())
     }
 
-    async fn message(&mut self, message: Result<Option<WatchResponse>, etcd_client::Error>) -> Result<(), End> {
+    /// True: it brought changes, not only a sign of life.
+    async fn message(&mut self, message: Result<Option<WatchResponse>, etcd_client::Error>) -> Result<bool, End> {
         let response = match message {
             Ok(Some(response)) => response,
             Ok(None) => return Err(End::Broken("the server ended the stream".to_owned())),
@@ -306,7 +317,7 @@ impl<V: View> Follower<V> {
             }
             None => {}
         }
-        Ok(())
+        Ok(!response.events().is_empty())
     }
 
     async fn canceled(&self, response: &WatchResponse) -> End {

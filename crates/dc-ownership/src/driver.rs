@@ -1,4 +1,4 @@
-//! Carries out what the core decides: requests, orders, answers. One task for each node, and one for each watch.
+//! Carries out what the core decides: requests, orders, answers. One task for each node, and one for its watch.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use dc_controlplane::{
     Error,
-    ownership::{OwnershipStore, Swap},
+    ownership::{Keep, OwnershipStore, Swap},
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
@@ -230,20 +230,25 @@ impl Driver {
         match effect {
             Effect::Send(request) => {
                 let (store, timeout) = (Arc::clone(&self.store), self.shared.options.request_timeout());
+                let (shared, sent) = (Arc::clone(&self.shared), self.now());
                 self.work.push(Box::pin(async move {
                     let id = request.id;
+                    let renews = matches!(request.ask, Ask::Write { keep: Keep::For(_), .. });
                     let answer = tokio::time::timeout(timeout, perform(&*store, request)).await;
                     let result = answer.unwrap_or(Written::Failed(Outcome::Unknown));
+                    if renews {
+                        let took_ms = shared.clock.now().saturating_duration_since(sent).as_millis();
+                        let accepted = matches!(result, Written::Done(_));
+                        tracing::debug!(took_ms, accepted, "a session was written");
+                    }
                     Input::Written { request: id, result }
                 }));
             }
             Effect::Watch { generation } => {
                 self.watches.abort_all();
-                for prefix in 0..crate::documents::PREFIXES.len() {
-                    let (store, seen) = (Arc::clone(&self.store), self.seen.clone());
-                    let timeout = self.shared.options.request_timeout();
-                    self.watches.spawn(watching::follow(store, prefix, generation, timeout, seen));
-                }
+                let (store, seen) = (Arc::clone(&self.store), self.seen.clone());
+                let timeout = self.shared.options.request_timeout();
+                self.watches.spawn(watching::follow(store, generation, timeout, seen));
             }
             Effect::Order(order) => self.order(order),
             Effect::Offer { token, to, thing, epoch, state } if self.core.session() == Some(to.session) => {

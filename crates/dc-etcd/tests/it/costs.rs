@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use dc_controlplane::{ControlPlane, Expected, WatchEvent};
+use bytes::Bytes;
+use dc_controlplane::{
+    ControlPlane, Expected, WatchEvent,
+    ownership::{DocumentEvent, DocumentKey, Keep, Swap},
+};
 use dc_core::{DataCenterRecord, Intent, IntentKind};
 use dc_etcd::EtcdControlPlane;
 use futures::{StreamExt, stream};
@@ -104,4 +108,32 @@ async fn p6_beyond_a_page_records_are_listed_by_pages_of_one_revision() {
     let mut watch = plane.watch().await.expect("watch");
     let shown = replay(&mut watch).await;
     assert_eq!(shown.iter().filter(|event| matches!(event, WatchEvent::Put(_))).count(), 2_500);
+}
+
+/// What is shown by changes how far it is need not be asked, and is in step all the same (C4).
+#[tokio::test]
+async fn c4_a_watch_that_brings_changes_is_not_asked_how_far_it_is() {
+    let etcd = Etcd::single();
+    let plane = plane(&[etcd.url()], &namespace()).await;
+    let documents = plane.ownership().expect("documents");
+    let key: DocumentKey = "s/a".parse().expect("legal");
+    let mut watch = documents.watch("").await.expect("watch");
+    let (mut expected, mut in_step, mut before) = (Expected::Absent, 0, 0);
+    while in_step < 4 {
+        let written = documents.compare_and_set(&key, expected, Bytes::from_static(b"alive"), Keep::Forever).await;
+        let Ok(Swap::Done(version)) = written else { panic!("{written:?}") };
+        expected = Expected::Version(version);
+        loop {
+            match watch.next().await.expect("it goes on").expect("no error") {
+                DocumentEvent::Put(document) if document.version == version => break,
+                DocumentEvent::InStep => in_step += 1,
+                _ => {}
+            }
+        }
+        if in_step == 0 {
+            before = etcd.messages()["Watch"];
+        }
+    }
+    let asked = etcd.messages()["Watch"] - before;
+    assert!(asked <= 1, "asked {asked} times how far it is");
 }

@@ -225,9 +225,18 @@ impl Etcd {
 
     /// Requests that the server has begun to handle so far, by method.
     pub(crate) fn requests(&self) -> BTreeMap<String, u64> {
+        self.by_method("grpc_server_started_total{")
+    }
+
+    /// What the server was told so far on streams and in requests, by method.
+    pub(crate) fn messages(&self) -> BTreeMap<String, u64> {
+        self.by_method("grpc_server_msg_received_total{")
+    }
+
+    fn by_method(&self, metric: &str) -> BTreeMap<String, u64> {
         let text = self.http("/metrics").expect("metrics");
         let mut requests = BTreeMap::new();
-        for line in text.lines().filter(|line| line.starts_with("grpc_server_started_total{")) {
+        for line in text.lines().filter(|line| line.starts_with(metric)) {
             let method = line.split("grpc_method=\"").nth(1).and_then(|rest| rest.split('"').next());
             let count = line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok());
             if let (Some(method), Some(count)) = (method, count) {
