@@ -56,8 +56,9 @@ impl<A: RemoteActor> ActorOf<A> {
     }
 
     /// Only among global names. [`ActorNotFound`](Error::ActorNotFound) then means that nobody has the name; where its
-    /// owner cannot be reached, is lost without a successor yet, or changes, that is what the error says
-    /// ([`Unreachable`](Error::Unreachable), [`NotOwner`](Error::NotOwner)).
+    /// owner cannot be reached, or is lost without a successor yet, that is what the error says
+    /// ([`Unreachable`](Error::Unreachable)). A name that is handed over meanwhile is looked for where it goes, until the
+    /// time is over.
     pub fn global(mut self) -> Self {
         self.global = true;
         self
@@ -177,7 +178,7 @@ async fn global_hit(
     if node.try_global().is_none() {
         return Ok(None);
     }
-    match crate::global::locate_name(node, name, node.clock().now() + after, None).await {
+    match crate::mobile::find_name(node, name, after).await {
         Ok((found, kind)) => Ok(wanted(&found.at.dc).then_some(Hit { kind, at: found.at, epoch: found.epoch })),
         Err(NotFound { error: Error::ActorNotFound { .. }, lasting: true }) => Ok(None),
         Err(NotFound { error, .. }) => Err(error),

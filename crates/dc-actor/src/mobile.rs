@@ -237,6 +237,35 @@ fn moved(error: &Error) -> bool {
     )
 }
 
+/// Finds the actor of a global name for whoever looks it up. A name that is handed over meanwhile is looked for again,
+/// where it goes: it exists all the time. An owner who cannot be reached is not waited for.
+pub(crate) async fn find_name(node: &Arc<Node>, name: &str, after: Duration) -> Result<(Located, String), NotFound> {
+    let thing = Thing::Name(name.to_owned());
+    let mut tries = Tries::new(node, Some(&thing), Some(after));
+    loop {
+        let left = tries.left().map_err(NotFound::from)?;
+        let found = global::locate_name(node, name, tries.until, tries.told.as_ref());
+        let lost = match tokio::time::timeout(left, found).await {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(lost)) => lost,
+            Err(_) => {
+                let to = format!("the place of the global name {name:?}");
+                return Err(Error::Timeout { to, after, not_run: true }.into());
+            }
+        };
+        let elsewhere = matches!(
+            lost.error,
+            Error::NotOwner { .. }
+                | Error::ActorStopped { .. }
+                | Error::ActorNotFound { .. }
+                | Error::StaleEpoch { .. }
+        );
+        if !elsewhere || tries.look_again(&lost, 0).await.is_err() {
+            return Err(lost);
+        }
+    }
+}
+
 /// How often, and how long, a message looks for its target.
 struct Tries<'a> {
     node: &'a Arc<Node>,

@@ -117,7 +117,8 @@ impl RoutingTable {
         self.shared.events.subscribe()
     }
 
-    /// Asks for a list now rather than at the next interval. Several requests before it begins make one list.
+    /// Asks for a list now rather than at the next interval. Several requests before it begins make one list; one that
+    /// comes while a list is under way makes another, which shows what was written before it was asked for.
     pub fn refresh(&self) {
         self.shared.refresh.notify_one();
     }

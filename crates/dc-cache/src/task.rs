@@ -115,6 +115,8 @@ struct Driver {
     list_backoff: Backoff,
     watch_backoff: Backoff,
     last_list: Option<Instant>,
+    /// Somebody asked for a list while one was under way, which may be too old for that.
+    again: bool,
     /// Intervals in a row that were left to the watch.
     left_to_watch: u32,
 }
@@ -137,6 +139,7 @@ impl Driver {
             list_backoff: Backoff::new(options.max_backoff()),
             watch_backoff: Backoff::new(options.max_backoff()),
             last_list: None,
+            again: false,
             left_to_watch: 0,
             table,
             plane,
@@ -256,12 +259,13 @@ impl Driver {
     }
 
     fn list_now(&mut self) {
-        if let Asking::Idle(at) = &mut self.asking {
-            let now = self.clock.now();
-            let soonest = self.last_list.map_or(now, |last| last + LEAST_BETWEEN_LISTS);
-            *at = (*at).min(soonest);
-            // Not to be left to the watch: somebody asked for it.
-            self.left_to_watch = LIST_EVERY;
+        // Not to be left to the watch: somebody asked for it.
+        self.left_to_watch = LIST_EVERY;
+        let now = self.clock.now();
+        let soonest = self.last_list.map_or(now, |last| last + LEAST_BETWEEN_LISTS);
+        match &mut self.asking {
+            Asking::Idle(at) => *at = (*at).min(soonest),
+            Asking::Asked(..) => self.again = true,
         }
     }
 
@@ -292,6 +296,9 @@ impl Driver {
             }
         };
         self.asking = Asking::Idle(now + wait);
+        if std::mem::take(&mut self.again) {
+            self.list_now();
+        }
     }
 
     fn opened(&mut self, answer: Result<Watch, Error>) {

@@ -410,6 +410,22 @@ async fn a_refresh_that_is_asked_for_does_not_wait_for_the_interval() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_that_is_asked_for_while_a_list_is_under_way_makes_another() {
+    let store = store();
+    let reader = Reader::polling(&store);
+    reader.table.until_in_step().await;
+    tokio::time::sleep(secs(1)).await;
+    reader.plane.delay(secs(2));
+    reader.table.refresh();
+    // The store has read by then, and its answer is on its way.
+    tokio::time::sleep(secs(1) + Duration::from_millis(500)).await;
+    let _leader = Leader::start(&store, "a");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    reader.table.refresh();
+    reader.until(secs(5), |r| r.takes("a") == Routability::Placements).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stopped_task_asks_nothing_more_and_the_table_keeps_its_view() {
     let store = store();
     let reader = Reader::watching(&store);

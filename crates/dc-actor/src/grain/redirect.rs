@@ -20,6 +20,7 @@ use crate::{
     events::DeadLetter,
     global::{self, Located},
     link::{self, Incoming},
+    mobile,
     system::Node,
     wire,
 };
@@ -120,7 +121,7 @@ async fn find(node: &Arc<Node>, incoming: &Incoming) -> Result<Located, Error> {
     }
     let until = node.clock().now() + PASS_ON;
     if let Some(Thing::Name(name)) = thing_of(node, message) {
-        let found = global::locate_name(node, &name, until, None).await.map_err(|lost| lost.error)?;
+        let found = mobile::find_name(node, &name, PASS_ON).await.map_err(|lost| lost.error)?;
         return if found.1 == *message.kind { Ok(found.0) } else { Err(Error::not_found(label(message))) };
     }
     let unknown = || Error::TypeNotRegistered { kind: message.kind.to_string(), node: node.label() };

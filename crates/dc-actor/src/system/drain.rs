@@ -155,10 +155,15 @@ async fn write(node: &Node, options: &DrainOptions, want: IntentKind) -> Result<
     let intent = Intent { at_ms: wall_ms(), ..Intent::new(want, &options.by, &options.why) };
     intent.check()?;
     let written = node.plane().set_intent(node.data_center().id(), &intent).await;
-    written.map_err(|error| Error::OwnershipUnavailable {
+    let written = written.map_err(|error| Error::OwnershipUnavailable {
         what: format!("the intent of {}", node.data_center().id()),
         reason: error.to_string(),
-    })
+    })?;
+    if !node.table().is_watching() {
+        // Nobody tells of it: this node need not wait for the next list.
+        node.table().refresh();
+    }
+    Ok(written)
 }
 
 impl fmt::Debug for Drain {

@@ -9,7 +9,7 @@ use std::{
 use dc_actor::{ActorSystem, DrainOptions, DrainOutcome, Error, Loss, Ref};
 use dc_controlplane::{
     ControlPlane,
-    memory::{Failure, Operation},
+    memory::{Failure, MemoryControlPlane, MemoryOptions, Operation},
 };
 use dc_core::{DataCenterState, Intent, IntentKind};
 
@@ -312,4 +312,71 @@ async fn g5_a_hand_over_whose_session_is_lost_is_over_and_the_drain_is_not_undon
     answers.await;
     check_fencing("keeper/g5-lost");
     end(sites).await;
+}
+
+/// A name that moves exists all the time: whoever looks for it meanwhile finds it, before, on its way, or after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g5_whoever_looks_for_a_name_while_it_moves_finds_it() {
+    const NAMES: usize = 150;
+    let _turn = turn().await;
+    let world = World::new("g5-found");
+    let sites = sites_with(&world, CALM, [("dc-1", 1), ("dc-2", 1)]).await;
+    let (here, drained) = (&sites[0].nodes[0], &sites[1].nodes[0]);
+    for number in 0..NAMES {
+        let _: Ref<Keeper> = spawn(drained, &format!("f-{number}"), &format!("g5-found-{number}"), "dc-2").await;
+    }
+    for number in 0..NAMES {
+        // Both nodes are ready, and know all of them.
+        let name = format!("f-{number}");
+        eventually("it is found", || async { here.actor_of::<Keeper>(&name).global().await.ok() }).await;
+    }
+    let stop = AtomicBool::new(false);
+    let client = |from: &ActorSystem, first: usize| {
+        let (system, stop) = (from.clone(), &stop);
+        async move {
+            let (mut number, mut failures) = (first, Vec::new());
+            while !stop.load(Ordering::Relaxed) {
+                number += 7;
+                let name = format!("f-{}", number % NAMES);
+                // Found and asked anew each time, as a client does that keeps no reference.
+                let counted = async {
+                    let found =
+                        system.actor_of::<Keeper>(&name).global().await.map_err(|e| format!("lookup: {e:?}"))?;
+                    found.ask(Count(1)).timeout(SOON).await.map_err(|e| format!("ask: {e:?}"))
+                };
+                if let Err(failure) = counted.await {
+                    failures.push((name, failure));
+                }
+                tokio::task::yield_now().await;
+            }
+            failures
+        }
+    };
+    let draining = async {
+        let mut drain = drained.drain(DrainOptions::default()).await.expect("written");
+        assert_eq!(soon("the drain", drain.outcome()).await, DrainOutcome::Drained);
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (a, b, c, d, ()) =
+        tokio::join!(client(here, 0), client(here, 40), client(drained, 80), client(drained, 120), draining);
+    let failures = [a, b, c, d].concat();
+    assert!(failures.is_empty(), "{} failures: {:#?}", failures.len(), &failures[..failures.len().min(30)]);
+    end(sites).await;
+}
+
+/// Where the store tells nobody of an intent, the node that wrote it does not wait for the next list.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p8_a_drain_begins_at_once_where_the_store_has_no_watch() {
+    let world = World::new("p8-no-watch");
+    let plane = MemoryControlPlane::with(&world.store, MemoryOptions { watch: false, ..MemoryOptions::default() });
+    // The next list comes too late for everything here.
+    let interval = SOON * 10;
+    let node = world.bare_on("dc-1", &[], plane).controller(|options| {
+        options.cache_refresh_interval(interval).max_cache_staleness(interval * 3).lease_ttl(interval)
+    });
+    let node = crate::owned::register(node).start().await.expect("starts");
+    let mut drain = node.drain(DrainOptions::default()).await.expect("written");
+    // It owns nothing; that it is over is known once its own table shows the intent.
+    assert_eq!(soon("its end", drain.outcome()).await, DrainOutcome::Drained);
+    shut_down(vec![vec![node]]).await;
 }
