@@ -3,7 +3,9 @@
 //! A document's version is its key's `mod_revision`. Each write is one transaction
 //! that compares it and the store's id, and reads what stands there where it is
 //! refused. A write whose answer is lost is never repeated here: nothing would
-//! tell its own earlier attempt from another's write.
+//! tell its own earlier attempt from another's write. Several writes together are
+//! one transaction of as many inner ones, each with its own comparison: what they
+//! change is of one revision.
 //!
 //! What is to be kept for a time hangs on a lease of twice that time, one for each
 //! key, which the next writes of that key reuse. As long as it will last long
@@ -23,13 +25,14 @@ use bytes::Bytes;
 use dc_controlplane::{
     Error, Expected, TokioClock,
     ownership::{
-        Document, DocumentEvent, DocumentKey, DocumentWatch, Documents, Keep, OwnershipStore, Swap, check_body,
+        Document, DocumentEvent, DocumentKey, DocumentWatch, Documents, Keep, OwnershipStore, Swap, Write, check_body,
         check_prefix,
     },
 };
 use dc_core::{Clock, StoreId, Version};
 use etcd_client::{
-    Compare, CompareOp, Event, EventType, GetOptions, KeyValue, LeaseGrantOptions, PutOptions, TxnOp, TxnOpResponse,
+    Compare, CompareOp, Event, EventType, GetOptions, KeyValue, LeaseGrantOptions, PutOptions, Txn, TxnOp,
+    TxnOpResponse,
 };
 use parking_lot::Mutex;
 use tracing::warn;
@@ -40,12 +43,15 @@ use crate::{
     keys::{self, Keys},
     lease,
     plane::{Answer, Contents, ROUNDS, Shared, comparable},
-    store::Mark,
+    store::{Mark, first_got},
     watch::{self, Store, View},
 };
 
 /// Documents per page: 125 MiB of the largest.
 const PAGE: i64 = 1_000;
+
+/// Writes of one transaction. By default etcd takes 128 operations, and requests of 1.5 MiB.
+const AT_ONCE: usize = 32;
 
 /// How many leases are remembered before those that have ended are forgotten.
 const REMEMBERED: usize = 1_024;
@@ -152,6 +158,18 @@ impl OwnershipStore for EtcdOwnership {
         self.bounded(&call, self.write(&call, key, expected, body, keep)).await
     }
 
+    fn at_once(&self) -> usize {
+        AT_ONCE
+    }
+
+    async fn compare_and_set_all(&self, writes: Vec<Write>) -> Result<Vec<Swap>, Error> {
+        for write in &writes {
+            check_body(&write.body)?;
+        }
+        let call = Call::new("compare_and_set_all");
+        self.bounded(&call, self.write_all(&call, &writes)).await
+    }
+
     async fn remove(&self, key: &DocumentKey, version: Version) -> Result<Swap, Error> {
         let call = Call::new("remove");
         self.bounded(&call, self.delete(&call, key, version)).await
@@ -242,6 +260,50 @@ impl EtcdOwnership {
             }
         }
         Err(error::malformed(call.operation, "the store keeps changing its id, or its leases"))
+    }
+
+    /// One transaction of inner ones.
+    async fn write_all(&self, call: &Call, writes: &[Write]) -> Result<Vec<Swap>, Error> {
+        let shared = &self.shared;
+        let store_key = shared.keys.store();
+        for _ in 0..ROUNDS {
+            let mark = shared.ready(call).await?;
+            let inner = |write: &Write| {
+                let place = shared.keys.document(&write.key);
+                let (place, get) = (place.as_str(), TxnOp::get(place.as_str(), None));
+                // A version of another store is none of any document's.
+                let Some(revision) = comparable(mark.store, write.expected) else { return get };
+                let condition = Compare::mod_revision(place, CompareOp::Equal, revision);
+                let put = TxnOp::put(place, write.body.as_ref(), None);
+                TxnOp::txn(Txn::new().when([condition]).and_then([put]).or_else([get]))
+            };
+            let then = writes.iter().map(inner).collect();
+            match shared.txn_raw(call, Repeat::Once, mark, &store_key, None, then).await? {
+                Ok(Answer::Done { responses, revision }) => {
+                    if responses.len() != writes.len() {
+                        return Err(error::malformed(call.operation, "not every write was answered"));
+                    }
+                    let store = shared.store_after(call, mark).await?;
+                    let swap = |(write, response): (&Write, TxnOpResponse)| {
+                        let inner = match response {
+                            TxnOpResponse::Txn(inner) if inner.succeeded() => {
+                                // No document hangs on the lease of before any more.
+                                self.release(&write.key);
+                                return Swap::Done(Version::new(store, keys::unsigned(revision)));
+                            }
+                            TxnOpResponse::Txn(inner) => inner.op_responses(),
+                            other => vec![other],
+                        };
+                        let kv = first_got(&inner, 0);
+                        Swap::Refused(kv.map(|kv| document(&write.key, mark.store, kv)))
+                    };
+                    return Ok(writes.iter().zip(responses).map(swap).collect());
+                }
+                Ok(Answer::Stored { .. } | Answer::OtherStore) => {}
+                Err(err) => return Err(error::translate(call.operation, err, call.outcome())),
+            }
+        }
+        Err(error::malformed(call.operation, "the store keeps changing its id"))
     }
 
     /// A lease for a write of `key` that lasts long enough, as far as can be told before.

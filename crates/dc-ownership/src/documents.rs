@@ -89,16 +89,40 @@ impl NameSpec {
     }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    #[derive(Deserialize)]
-    struct Head {
-        v: u32,
+trait Format: DeserializeOwned {
+    /// In which it was written.
+    fn format(&self) -> u32;
+}
+
+macro_rules! formats {
+    ($($document:ty),+) => {$(
+        impl Format for $document {
+            fn format(&self) -> u32 {
+                self.v
+            }
+        }
+    )+};
+}
+
+formats!(SessionDocument, Tombstone, SlotsDocument, NameDocument, KindDocument);
+
+/// What documents of all formats have.
+#[derive(Deserialize)]
+struct Head {
+    v: u32,
+}
+
+fn read<T: Format>(body: &[u8]) -> Result<T, String> {
+    let other = |format| format!("format {format} (this version reads {FORMAT})");
+    match serde_json::from_slice::<T>(body) {
+        Ok(document) if document.format() == FORMAT => Ok(document),
+        Ok(document) => Err(other(document.format())),
+        // What cannot be read may be of another format, which says more.
+        Err(err) => match serde_json::from_slice::<Head>(body) {
+            Ok(head) if head.v != FORMAT => Err(other(head.v)),
+            Ok(_) | Err(_) => Err(err.to_string()),
+        },
     }
-    let head: Head = serde_json::from_slice(body).map_err(|err| err.to_string())?;
-    if head.v != FORMAT {
-        return Err(format!("format {} (this version reads {FORMAT})", head.v));
-    }
-    serde_json::from_slice(body).map_err(|err| err.to_string())
 }
 
 fn write(document: &impl Serialize) -> Bytes {
@@ -165,28 +189,25 @@ impl SessionDocument {
     }
 }
 
-/// The tombstone of a session of which nothing more is known.
-#[derive(Serialize)]
+/// The tombstone of a session of which nothing more is known; of any, what tells that it is one.
+#[derive(Serialize, Deserialize)]
 struct Tombstone {
     v: u32,
+    #[serde(default)]
     tombstone: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    proved: bool,
+    #[serde(default)]
     nonce: u64,
 }
 
 pub(crate) fn bare_tombstone(nonce: u64) -> Bytes {
-    write(&Tombstone { v: FORMAT, tombstone: true, nonce })
+    write(&Tombstone { v: FORMAT, tombstone: true, proved: false, nonce })
 }
 
 /// Whether a session's document is a tombstone, the bare one included, and whether that is proved.
 pub(crate) fn tombstone(body: &[u8]) -> Option<bool> {
-    #[derive(Deserialize)]
-    struct Head {
-        #[serde(default)]
-        tombstone: bool,
-        #[serde(default)]
-        proved: bool,
-    }
-    read::<Head>(body).ok().filter(|head| head.tombstone).map(|head| head.proved)
+    read::<Tombstone>(body).ok().filter(|read| read.tombstone).map(|read| read.proved)
 }
 
 /// `g/<group>/<number>`.

@@ -9,9 +9,9 @@ use std::{
 use bytes::Bytes;
 use dc_controlplane::{
     Error,
-    ownership::{Keep, OwnershipStore, Swap},
+    ownership::{Keep, MAX_TOGETHER, OwnershipStore, Swap, Write},
 };
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -41,12 +41,18 @@ enum Reply {
 }
 
 struct Driver {
+    /// How many writes the store takes together.
+    at_once: usize,
     core: Core,
     store: Arc<dyn OwnershipStore>,
     transfer: Arc<dyn Transfer>,
     shared: Arc<Shared>,
     orders: mpsc::UnboundedSender<Order>,
     work: FuturesUnordered<BoxFuture<'static, Input>>,
+    /// Writes that are asked for together.
+    batches: FuturesUnordered<BoxFuture<'static, Vec<Input>>>,
+    /// Writes that may go together with others of the same turn.
+    waiting: Vec<(u64, Write)>,
     watches: JoinSet<()>,
     seen: mpsc::Sender<Input>,
     replies: HashMap<u64, Reply>,
@@ -78,13 +84,17 @@ pub(crate) async fn run(
         plant,
     };
     let now = parts.clock.now();
+    let at_once = parts.store.at_once();
     let driver = Driver {
+        at_once,
         core: Core::new(setup, now),
         store: parts.store,
         transfer: parts.transfer,
         shared,
         orders,
         work: FuturesUnordered::new(),
+        batches: FuturesUnordered::new(),
+        waiting: Vec::new(),
         watches: JoinSet::new(),
         seen,
         replies: HashMap::new(),
@@ -117,9 +127,22 @@ impl Driver {
                 Some(input) = self.work.next(), if !self.work.is_empty() => {
                     self.put(input);
                 }
+                Some(inputs) = self.batches.next(), if !self.batches.is_empty() => {
+                    inputs.into_iter().for_each(|input| self.put(input));
+                }
                 Some(input) = showing.recv() => self.put(input),
                 // At least a millisecond, the timer's grain: a clock that stands a little behind it must not make us spin.
                 () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => {}
+            }
+            // Whatever else is there comes in before anything is carried out: what goes to the store then goes together.
+            for _ in 0..BATCH {
+                match self.work.next().now_or_never() {
+                    Some(Some(input)) => self.put(input),
+                    Some(None) | None => break,
+                }
+            }
+            while let Some(Some(inputs)) = self.batches.next().now_or_never() {
+                inputs.into_iter().for_each(|input| self.put(input));
             }
             for _ in 0..BATCH {
                 match showing.try_recv() {
@@ -222,28 +245,20 @@ impl Driver {
                 self.shared.generation.send_modify(|generation| *generation = generation.wrapping_add(1));
             }
         }
+        self.send_waiting();
         *self.shared.stats.lock() = self.core.stats();
         self.shared.floor.store(self.core.remembered_floor().0, Ordering::Release);
     }
 
     fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Send(request) => {
-                let (store, timeout) = (Arc::clone(&self.store), self.shared.options.request_timeout());
-                let (shared, sent) = (Arc::clone(&self.shared), self.now());
-                self.work.push(Box::pin(async move {
-                    let id = request.id;
-                    let renews = matches!(request.ask, Ask::Write { keep: Keep::For(_), .. });
-                    let answer = tokio::time::timeout(timeout, perform(&*store, request)).await;
-                    let result = answer.unwrap_or(Written::Failed(Outcome::Unknown));
-                    if renews {
-                        let took_ms = shared.clock.now().saturating_duration_since(sent).as_millis();
-                        let accepted = matches!(result, Written::Done(_));
-                        tracing::debug!(took_ms, accepted, "a session was written");
-                    }
-                    Input::Written { request: id, result }
-                }));
+            // Renewals, which are not kept for ever, wait for nothing else.
+            Effect::Send(Request { id, key, ask: Ask::Write { expected, body, keep: Keep::Forever } })
+                if self.at_once > 1 =>
+            {
+                self.waiting.push((id, Write { key, expected, body }));
             }
+            Effect::Send(request) => self.send(request),
             Effect::Watch { generation } => {
                 self.watches.abort_all();
                 let (store, seen) = (Arc::clone(&self.store), self.seen.clone());
@@ -286,6 +301,62 @@ impl Driver {
             }
             Effect::RefusedKinds(kinds) => *self.shared.refused_kinds.lock() = kinds,
             Effect::Arrived(thing, epoch, offer) => self.shared.parcels.lock().arrived(&thing, epoch, offer),
+        }
+    }
+
+    fn send(&mut self, request: Request) {
+        let (store, timeout) = (Arc::clone(&self.store), self.shared.options.request_timeout());
+        let (shared, sent) = (Arc::clone(&self.shared), self.now());
+        self.work.push(Box::pin(async move {
+            let id = request.id;
+            let renews = matches!(request.ask, Ask::Write { keep: Keep::For(_), .. });
+            let answer = tokio::time::timeout(timeout, perform(&*store, request)).await;
+            let result = answer.unwrap_or(Written::Failed(Outcome::Unknown));
+            if renews {
+                let took_ms = shared.clock.now().saturating_duration_since(sent).as_millis();
+                let accepted = matches!(result, Written::Done(_));
+                tracing::debug!(took_ms, accepted, "a session was written");
+            }
+            Input::Written { request: id, result }
+        }));
+    }
+
+    /// Sends the writes of this turn, as many together as the store takes.
+    fn send_waiting(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting).into_iter().peekable();
+        while let Some((id, write)) = waiting.next() {
+            let mut bytes = write.body.len();
+            let (mut ids, mut writes) = (vec![id], vec![write]);
+            while writes.len() < self.at_once
+                && let Some((id, write)) = waiting.next_if(|(_, next)| bytes + next.body.len() <= MAX_TOGETHER)
+            {
+                bytes += write.body.len();
+                ids.push(id);
+                writes.push(write);
+            }
+            if let (&[id], [_]) = (&ids[..], &writes[..]) {
+                let write = writes.remove(0);
+                let ask = Ask::Write { expected: write.expected, body: write.body, keep: Keep::Forever };
+                self.send(Request { id, key: write.key, ask });
+                continue;
+            }
+            let (store, timeout) = (Arc::clone(&self.store), self.shared.options.request_timeout());
+            self.batches.push(Box::pin(async move {
+                let answer = tokio::time::timeout(timeout, store.compare_and_set_all(writes)).await;
+                let written = |(request, result)| Input::Written { request, result };
+                match answer {
+                    Ok(Ok(swaps)) if swaps.len() == ids.len() => {
+                        ids.into_iter().zip(swaps.into_iter().map(|swap| swapped(Ok(swap)))).map(written).collect()
+                    }
+                    Ok(Err(error)) => {
+                        let failed = swapped(Err(error));
+                        ids.into_iter().map(|id| written((id, failed.clone()))).collect()
+                    }
+                    Ok(Ok(_)) | Err(_) => {
+                        ids.into_iter().map(|id| written((id, Written::Failed(Outcome::Unknown)))).collect()
+                    }
+                }
+            }));
         }
     }
 
@@ -370,13 +441,17 @@ async fn perform(store: &dyn OwnershipStore, request: Request) -> Written {
         Ask::Write { expected, body, keep } => store.compare_and_set(&key, expected, body, keep).await,
         Ask::Remove(version) => store.remove(&key, version).await,
     };
+    if let Err(error) = &swap {
+        tracing::debug!(%key, %error, "a request of ownership failed");
+    }
+    swapped(swap)
+}
+
+fn swapped(swap: Result<Swap, Error>) -> Written {
     match swap {
         Ok(Swap::Done(version)) => Written::Done(version),
         Ok(Swap::Refused(document)) => Written::Refused(document),
-        Err(error) => {
-            tracing::debug!(%key, %error, "a request of ownership failed");
-            Written::Failed(if error.outcome_unknown() { Outcome::Unknown } else { Outcome::Unchanged })
-        }
+        Err(error) => Written::Failed(if error.outcome_unknown() { Outcome::Unknown } else { Outcome::Unchanged }),
     }
 }
 

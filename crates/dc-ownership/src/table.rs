@@ -4,7 +4,7 @@ use std::{array, collections::HashMap, hash::BuildHasher, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dc_core::{DataCenterId, Epoch};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
     ids::{GroupId, SLOTS, SLOTS_PER_DOCUMENT, SessionId, Slot},
@@ -73,6 +73,8 @@ pub struct Table {
     groups: ArcSwap<HashMap<GroupId, Arc<GroupSlots>>>,
     sessions: ArcSwap<HashMap<SessionId, Holder>>,
     names: [RwLock<HashMap<String, NameRow>>; SHARDS],
+    /// How many names the sessions of each datacenter have.
+    names_of: Mutex<HashMap<DataCenterId, usize>>,
     hasher: std::hash::RandomState,
 }
 
@@ -83,6 +85,7 @@ impl Table {
             groups: ArcSwap::default(),
             sessions: ArcSwap::default(),
             names: array::from_fn(|_| RwLock::default()),
+            names_of: Mutex::default(),
             hasher: std::hash::RandomState::new(),
         }
     }
@@ -227,11 +230,7 @@ impl Table {
                 all.filter(|row| is_in(row.owner.as_ref(), dc)).count()
             })
             .sum();
-        let names = self.names.iter().map(|shard| {
-            let shard = shard.read();
-            shard.values().filter(|row| is_in(Some(&row.owner), dc)).count()
-        });
-        slots + names.sum::<usize>()
+        slots + self.names_of.lock().get(dc).copied().unwrap_or(0)
     }
 
     fn shard(&self, name: &str) -> &RwLock<HashMap<String, NameRow>> {
@@ -264,10 +263,26 @@ impl Table {
 
     /// Replaces what is known of a name.
     pub fn set_name(&self, name: &str, row: Option<NameRow>) {
-        let mut shard = self.shard(name).write();
-        match row {
-            Some(row) => _ = shard.insert(name.to_owned(), row),
-            None => _ = shard.remove(name),
+        let of = row.as_ref().map(|row| row.owner.data_center.clone());
+        let before = {
+            let mut shard = self.shard(name).write();
+            match (row, shard.get_mut(name)) {
+                (Some(row), Some(known)) => Some(std::mem::replace(known, row)),
+                (Some(row), None) => shard.insert(name.to_owned(), row),
+                (None, _) => shard.remove(name),
+            }
+        };
+        let before = before.map(|row| row.owner.data_center);
+        if before != of {
+            let mut names_of = self.names_of.lock();
+            if let Some(before) = before
+                && let Some(count) = names_of.get_mut(&before)
+            {
+                *count -= 1;
+            }
+            if let Some(of) = of {
+                *names_of.entry(of).or_default() += 1;
+            }
         }
     }
 }
@@ -322,6 +337,31 @@ mod tests {
             for thing in [&thing, &Thing::Name("a".into()), &Thing::Grain(group, slot, "k/1".into())] {
                 assert_eq!([4, 5, 6].map(|epoch| table.handed_over(thing, Epoch(epoch))), wanted, "{thing:?}");
             }
+        }
+    }
+
+    #[test]
+    fn names_are_counted_where_their_owners_are() {
+        let table = Table::new();
+        let spec =
+            NameSpec { name: "a".into(), kind: "k".into(), args: Default::default(), policy: Default::default() };
+        let row = |dc: &str| {
+            let owner = Owner { data_center: DataCenterId::from_str(dc).expect("legal"), ..owner(1, false) };
+            Some(NameRow { spec: Arc::new(spec.clone()), owner, actor: 0, title: None })
+        };
+        let counts =
+            |table: &Table| ["dc-1", "dc-2"].map(|dc| table.owned_by(&DataCenterId::from_str(dc).expect("legal")));
+        for (name, row, wanted) in [
+            ("a", row("dc-1"), [1, 0]),
+            ("b", row("dc-1"), [2, 0]),
+            ("a", row("dc-2"), [1, 1]),
+            ("a", row("dc-2"), [1, 1]),
+            ("c", None, [1, 1]),
+            ("b", None, [0, 1]),
+            ("a", None, [0, 0]),
+        ] {
+            table.set_name(name, row);
+            assert_eq!(counts(&table), wanted, "after {name}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dc_controlplane::{
     Corrupt, Expected, codec,
-    ownership::{Document, DocumentEvent, DocumentKey, Documents, Keep, Swap},
+    ownership::{Document, DocumentEvent, DocumentKey, Documents, Keep, Swap, Write},
 };
 use dc_core::Version;
 use rusqlite::{OptionalExtension, Row, named_params, params, types::ValueRef};
@@ -70,6 +70,16 @@ impl Store<'_> {
     ) -> Result<Swap, Failure> {
         // First, so that what is over is told as removed also where it is created again now.
         self.clean_up()?;
+        self.swap(key, expected, body, keep)
+    }
+
+    /// Each by itself.
+    pub(crate) fn compare_and_set_all(&mut self, writes: &[Write]) -> Result<Vec<Swap>, Failure> {
+        self.clean_up()?;
+        writes.iter().map(|write| self.swap(&write.key, write.expected, &write.body, Keep::Forever)).collect()
+    }
+
+    fn swap(&mut self, key: &DocumentKey, expected: Expected, body: &[u8], keep: Keep) -> Result<Swap, Failure> {
         let stored = self.document(key)?;
         if stored.as_ref().map(|stored| stored.version) != expected.version() {
             return Ok(Swap::Refused(stored));

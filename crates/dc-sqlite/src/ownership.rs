@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dc_controlplane::{
     ControlPlane, Error, Expected,
     ownership::{
-        Document, DocumentEvent, DocumentKey, DocumentWatch, Documents, Keep, OwnershipStore, Swap, check_body,
+        Document, DocumentEvent, DocumentKey, DocumentWatch, Documents, Keep, OwnershipStore, Swap, Write, check_body,
         check_prefix,
     },
 };
@@ -23,6 +23,9 @@ const IN_STEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How many events may wait for a reader; while they do, the watch does not look.
 const BACKLOG: usize = 256;
+
+/// Writes of one transaction: it holds the file's lock for so long.
+const AT_ONCE: usize = 64;
 
 /// The documents of one namespace.
 #[derive(Clone)]
@@ -70,6 +73,18 @@ impl OwnershipStore for SqliteOwnership {
             Keep::For(_) => Access::Write,
         };
         self.plane.write("compare_and_set", access, write).await
+    }
+
+    fn at_once(&self) -> usize {
+        AT_ONCE
+    }
+
+    async fn compare_and_set_all(&self, writes: Vec<Write>) -> Result<Vec<Swap>, Error> {
+        for write in &writes {
+            check_body(&write.body)?;
+        }
+        let write = move |store: &mut crate::store::Store<'_>| store.compare_and_set_all(&writes);
+        self.plane.write("compare_and_set_all", Access::Bulk, write).await
     }
 
     async fn remove(&self, key: &DocumentKey, version: Version) -> Result<Swap, Error> {

@@ -70,6 +70,11 @@ impl OwnershipStore for MemoryOwnership {
         write.await
     }
 
+    /// One after the other in truth; so that who asks for several together is tested.
+    fn at_once(&self) -> usize {
+        16
+    }
+
     async fn remove(&self, key: &DocumentKey, version: Version) -> Result<Swap, Error> {
         let key = key.clone();
         let removal = self.plane.call(Operation::RemoveDocument, move |store| {

@@ -13,10 +13,13 @@ use dc_core::{Invalid, StoreId, Version};
 use futures::stream::BoxStream;
 
 pub use self::key::{DocumentKey, check_prefix};
-use crate::{Corrupt, Error, Expected};
+use crate::{Corrupt, Error, Expected, Outcome};
 
 /// The longest document that every store takes, in bytes.
 pub const MAX_DOCUMENT: usize = 128 * 1024;
+
+/// How many bytes of documents are asked for together at most: servers bound what one request may have.
+pub const MAX_TOGETHER: usize = 512 * 1024;
 
 /// Checks that a body is one that every store takes (O7). For those who write a backend.
 ///
@@ -43,7 +46,8 @@ pub fn check_body(body: &[u8]) -> Result<(), Invalid> {
 ///   store incarnation. Versions are those of the control plane: one order for records and documents.
 /// - **O2 Fenced.** A write or removal that names another version than the stored one is refused, changes nothing,
 ///   and is told what is stored: read after the refusal, at least as new as what refused it. Creating what exists is
-///   refused too. Of any number of writes that name one version at most one is accepted.
+///   refused too. Of any number of writes that name one version at most one is accepted. Of writes that are asked for
+///   together each is accepted or refused by itself.
 /// - **O3 Kept.** A document written with [`Keep::Forever`] stays until it is removed. One written with
 ///   [`Keep::For`] stays at least so long after its last write, and is cleaned up some time after (at most that time
 ///   again + the backend's granularity). Each write says anew how long.
@@ -74,6 +78,47 @@ pub trait OwnershipStore: fmt::Debug + Send + Sync + 'static {
         body: Bytes,
         keep: Keep,
     ) -> Result<Swap, Error>;
+
+    /// How many writes [`compare_and_set_all`](Self::compare_and_set_all) takes, as one request that costs little more
+    /// than one of them. 1: the store has no such request.
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    /// Writes up to [`at_once`](Self::at_once) documents of different keys, to be kept for ever: each by itself, as
+    /// [`compare_and_set`](Self::compare_and_set) does, in one request where the store has one. Answers in their order.
+    /// Some may be given the same version. Together at most [`MAX_TOGETHER`] bytes, or one document.
+    ///
+    /// # Errors
+    ///
+    /// None was written, or, where [`Error::outcome_unknown`] says so, any of them may have been (O4).
+    async fn compare_and_set_all(&self, writes: Vec<Write>) -> Result<Vec<Swap>, Error> {
+        let written = writes.into_iter().map(|Write { key, expected, body }| async move {
+            self.compare_and_set(&key, expected, body, Keep::Forever).await
+        });
+        let mut swaps = Vec::new();
+        let mut failed = None;
+        for swap in futures::future::join_all(written).await {
+            match swap {
+                Ok(swap) => swaps.push(swap),
+                Err(error) if failed.as_ref().is_none_or(|failed: &Error| !failed.outcome_unknown()) => {
+                    failed = Some(error);
+                }
+                Err(_) => {}
+            }
+        }
+        match failed {
+            None => Ok(swaps),
+            Some(error) if swaps.is_empty() || error.outcome_unknown() => Err(error),
+            // The others were written.
+            Some(error) => Err(Error::Backend {
+                backend: "the ownership store",
+                operation: "compare_and_set_all",
+                outcome: Outcome::Unknown,
+                source: error.into(),
+            }),
+        }
+    }
 
     /// Removes the document if the store holds `version` (O2). What is already gone is [`Swap::Refused`] with `None`.
     async fn remove(&self, key: &DocumentKey, version: Version) -> Result<Swap, Error>;
@@ -111,6 +156,17 @@ pub struct Document {
     pub body: Bytes,
     /// Its version.
     pub version: Version,
+}
+
+/// One of the writes that are asked for together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Where.
+    pub key: DocumentKey,
+    /// What the store must hold.
+    pub expected: Expected,
+    /// What to store, for ever.
+    pub body: Bytes,
 }
 
 /// How long the store keeps a document that is not written again (O3). Clean-up only: nothing is proved by it.
@@ -186,6 +242,12 @@ macro_rules! forward {
                 keep: Keep,
             ) -> Result<Swap, Error> {
                 (**self).compare_and_set(key, expected, body, keep).await
+            }
+            fn at_once(&self) -> usize {
+                (**self).at_once()
+            }
+            async fn compare_and_set_all(&self, writes: Vec<Write>) -> Result<Vec<Swap>, Error> {
+                (**self).compare_and_set_all(writes).await
             }
             async fn remove(&self, key: &DocumentKey, version: Version) -> Result<Swap, Error> {
                 (**self).remove(key, version).await

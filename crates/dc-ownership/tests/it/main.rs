@@ -7,3 +7,4 @@ mod overrides;
 mod protocol;
 mod slots;
 mod support;
+mod together;

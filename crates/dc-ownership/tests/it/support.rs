@@ -14,6 +14,7 @@ use bytes::Bytes;
 use dc_controlplane::{
     ControlPlane, TokioClock,
     memory::{MemoryControlPlane, MemoryStore},
+    ownership::OwnershipStore,
 };
 use dc_core::{Clock, DataCenter, Endpoint, Epoch, NodeId, SharedClock};
 use dc_ownership::{
@@ -107,13 +108,24 @@ impl World {
         kinds: &[(&str, Policy)],
         set: impl FnOnce(OwnershipOptionsBuilder) -> OwnershipOptionsBuilder,
     ) -> Node {
+        self.node_on(dc_name, kinds, set, |store| store)
+    }
+
+    /// Between which and its store something lies.
+    pub(crate) fn node_on(
+        &self,
+        dc_name: &str,
+        kinds: &[(&str, Policy)],
+        set: impl FnOnce(OwnershipOptionsBuilder) -> OwnershipOptionsBuilder,
+        between: impl FnOnce(Arc<dyn OwnershipStore>) -> Arc<dyn OwnershipStore>,
+    ) -> Node {
         let seed = self.seed.fetch_add(1, Ordering::SeqCst);
         let plane = Arc::new(MemoryControlPlane::new(&self.store));
         let id = NodeId(u128::from(seed));
         let endpoint: Endpoint = format!("10.0.0.{seed}:7946").parse().expect("legal");
         let options = set(OwnershipOptions::builder().ttl(TTL)).build().expect("legal");
         let (own, mut orders) = Ownership::start(Parts {
-            store: plane.ownership().expect("the in-memory plane has documents"),
+            store: between(plane.ownership().expect("the in-memory plane has documents")),
             me: Me { node: id, data_center: dc(dc_name), endpoint },
             kinds: kinds.iter().map(|(kind, policy)| ((*kind).to_owned(), policy.clone())).collect(),
             placeable: Arc::new(|_| true),

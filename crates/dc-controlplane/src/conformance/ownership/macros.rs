@@ -26,6 +26,8 @@ macro_rules! ownership_conformance_tests {
             o2_racing_document_creations_have_one_winner,
             o2_a_removal_that_races_with_a_write_has_one_winner,
             o2_a_counter_loses_no_increment,
+            o2_documents_written_together_are_each_by_themselves,
+            o2_racing_writes_of_many_documents_have_one_winner_each,
             o3_a_document_is_kept_for_its_time_and_then_cleaned_up,
             o3_documents_that_are_written_again_stay,
             o3_the_last_write_says_how_long,

@@ -8,7 +8,7 @@ use super::super::{Harness, ground::Ground};
 use super::ground::*;
 use crate::{
     Expected,
-    ownership::{Document, Keep, OwnershipStore, Swap},
+    ownership::{Document, Keep, OwnershipStore, Swap, Write},
 };
 
 /// Clients that race, and writers by client.
@@ -135,4 +135,41 @@ pub async fn o2_a_counter_loses_no_increment(harness: impl Harness) {
     let total = format!("{} by ", CLIENTS * EACH);
     assert!(newest.body.starts_with(total.as_bytes()), "O2: {:?} after {total}all", newest.body);
     assert_eq!(ground.seen(&*clients[0], &newest.key, newest.version).await, newest);
+}
+
+/// O2: of many writers of the same documents, each of whom writes all of them together, one is accepted for each.
+pub async fn o2_racing_writes_of_many_documents_have_one_winner_each(harness: impl Harness) {
+    let ground = Ground::new(harness).await;
+    let (_planes, clients) = clients(&ground).await;
+    let count = clients[0].at_once().clamp(1, 16);
+    let mut held = Vec::new();
+    for n in 0..count {
+        held.push(create(&*clients[0], &format!("n/{n}"), "first").await);
+    }
+    for round in 0..5 {
+        let writers = (0..CLIENTS * 2).map(|n| {
+            let text = body(&format!("round {round}, writer {n}"));
+            let write = |held: &Document| {
+                let expected = Expected::Version(held.version);
+                Write { key: held.key.clone(), expected, body: text.clone() }
+            };
+            let (client, writes) = (&clients[n % CLIENTS], held.iter().map(write).collect());
+            async move { (text.clone(), client.compare_and_set_all(writes).await.expect("they are answered")) }
+        });
+        let outcomes = join_all(writers).await;
+        for (at, held) in held.iter_mut().enumerate() {
+            let won = outcomes.iter().filter_map(|(body, swaps)| match swaps[at] {
+                Swap::Done(version) => Some(Document { key: held.key.clone(), body: body.clone(), version }),
+                Swap::Refused(_) => None,
+            });
+            let won: Vec<Document> = won.collect();
+            assert_eq!(won.len(), 1, "O2: one winner for each document: {won:?}");
+            for (_, swaps) in &outcomes {
+                if let Swap::Refused(told) = &swaps[at] {
+                    assert_eq!(told.as_ref(), won.first(), "O2: the refused are told what refused them");
+                }
+            }
+            held.clone_from(&won[0]);
+        }
+    }
 }

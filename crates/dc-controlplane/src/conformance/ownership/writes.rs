@@ -9,7 +9,7 @@ use super::super::{
 use super::ground::*;
 use crate::{
     ControlPlane, Expected,
-    ownership::{Document, Keep, OwnershipStore, Swap},
+    ownership::{Document, Keep, OwnershipStore, Swap, Write},
 };
 
 /// O1: the documents lie in the control plane's own store.
@@ -198,4 +198,56 @@ async fn after_a_lost_write(documents: &dyn OwnershipStore, before: &Document, t
         }
         other => panic!("O2: after a dropped call: {other:?}"),
     }
+}
+
+/// O2: documents that are written together are written each by itself: those that name what is stored are accepted, the
+/// others are refused, told what is stored, and change nothing.
+pub async fn o2_documents_written_together_are_each_by_themselves(harness: impl Harness) {
+    let ground = Ground::new(harness).await;
+    let ((plane, documents), (_, reader)) = (ground.client().await, ground.client().await);
+    let held = create(&*documents, "n/held", "1").await;
+    let old = create(&*documents, "n/old", "1").await;
+    let new = again(&*documents, &old, "2").await;
+    let kept = put(&*documents, "n/kept", Expected::Absent, "1", Keep::For(ground.harness.ttl())).await;
+    let foreign = of_another_store(new.version);
+    let gone = create(&*documents, "n/gone", "1").await;
+    let last = remove(&*documents, &gone).await;
+    let write = |at: &str, expected| Write { key: key(at), expected, body: body("together") };
+    // What is stored of it, where it is to be refused.
+    let asked = [
+        (write("n/held", Expected::Version(held.version)), None),
+        (write("n/old", Expected::Version(old.version)), Some(Some(new.clone()))),
+        (write("n/fresh", Expected::Absent), None),
+        (write("n/held-2", Expected::Version(held.version)), Some(None)),
+        (write("n/kept", Expected::Version(kept.version)), None),
+        (write("n/gone", Expected::Version(gone.version)), Some(None)),
+        (write("n/fresh-2", Expected::Absent), None),
+        (write("n/foreign", Expected::Version(foreign)), Some(None)),
+    ];
+    let mut swaps = Vec::new();
+    for some in asked.chunks(documents.at_once().max(1)) {
+        let writes: Vec<Write> = some.iter().map(|(write, _)| write.clone()).collect();
+        let count = writes.len();
+        let answers = documents.compare_and_set_all(writes).await.expect("each is answered");
+        assert_eq!(answers.len(), count, "O2: one answer for each");
+        swaps.extend(answers);
+    }
+    for ((write, refusal), swap) in asked.iter().zip(swaps) {
+        match (swap, refusal) {
+            (Swap::Done(version), None) => {
+                assert!(version > last, "O1: {} at {version}, after {last}", write.key);
+                let stored = Document { key: write.key.clone(), body: write.body.clone(), version };
+                assert_eq!(ground.seen(&*reader, &write.key, version).await, stored, "O1: stored as written");
+            }
+            (Swap::Refused(told), Some(stored)) => {
+                assert_eq!(&told, stored, "O2: {} is told what is stored", write.key)
+            }
+            (swap, _) => panic!("O2: {}: {swap:?}", write.key),
+        }
+    }
+    assert_eq!(ground.seen(&*reader, &new.key, new.version).await, new, "O2: a refused write left a mark");
+    // Written together they are kept for ever, whatever was said before.
+    ground.outlive(&plane).await;
+    let stays = reader.read(&kept.key).await.expect("read").expect("O3: what was written to be kept for ever stays");
+    assert_eq!(stays.body, body("together"));
 }

@@ -330,6 +330,8 @@ finds! {
     o2_a_creation_with_two_winners_is_found: o2_racing_document_creations_have_one_winner finds TakesStaleWrites, TellsNothing;
     o2_a_removal_that_wins_too_is_found: o2_a_removal_that_races_with_a_write_has_one_winner finds TakesStaleRemovals, TakesStaleWrites;
     o2_lost_increments_are_found: o2_a_counter_loses_no_increment finds TakesStaleWrites, TellsNothing;
+    o2_stale_writes_among_others_are_found: o2_documents_written_together_are_each_by_themselves finds TakesStaleWrites, TellsNothing;
+    o2_races_of_many_with_two_winners_are_found: o2_racing_writes_of_many_documents_have_one_winner_each finds TakesStaleWrites, TellsWhatItReadBefore;
     o2_an_owner_that_is_not_refused_is_found: o2_an_owner_that_was_cut_off_is_refused finds TakesStaleWrites, TellsWhatItReadBefore;
     o3_what_is_not_kept_in_time_is_found: o3_a_document_is_kept_for_its_time_and_then_cleaned_up finds KeepsForEver, KeepsTooShort;
     o3_rewritten_documents_that_go_are_found: o3_documents_that_are_written_again_stay finds KeepsTooShort, KeepsAsAtFirst;
