@@ -221,6 +221,7 @@ impl Driver {
             Command::Hint { thing, heard } => Input::Hint { thing, heard },
             Command::SetFloor(floor) => Input::SetFloor(floor),
             Command::SetTaking(taking) => Input::SetTaking(taking),
+            Command::SetWaiting(waiting) => Input::SetWaiting(waiting),
             Command::Drain { number, options, progress } => {
                 self.progress.insert(number, progress);
                 Input::Drain { number, options }

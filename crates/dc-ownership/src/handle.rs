@@ -119,6 +119,7 @@ pub(crate) enum Command {
     Hint { thing: Thing, heard: Epoch },
     SetFloor(Epoch),
     SetTaking(bool),
+    SetWaiting(bool),
     Drain { number: u64, options: DrainOptions, progress: watch::Sender<Progress> },
     AbortDrain { number: u64 },
     Relocate { thing: Thing, to: DataCenterSelector, reply: oneshot::Sender<Result<(), OwnershipError>> },
@@ -309,7 +310,15 @@ impl Ownership {
                 OwnershipError::Store(dc_controlplane::Error::Corrupt(corrupt))
             })?
             .row(document.version);
-        Ok(Some(self.shared.table.entry(&row)))
+        // The store is ahead of what was shown here: the owner's session may be known a moment later. Where that is
+        // over, it shows with the name.
+        let seen = || {
+            let shown = self.known(name).filter(|known| known.epoch >= row.owner.epoch);
+            shown.or_else(|| Some(self.shared.table.entry(&row)).filter(|entry| entry.holder.is_some()))
+        };
+        let until = self.shared.clock.now() + self.shared.options.request_timeout();
+        let entry = self.wait(until, seen, || format!("the global name {name:?}")).await;
+        Ok(Some(entry.unwrap_or_else(|_| self.shared.table.entry(&row))))
     }
 
     /// Whether the owner of `thing` under `epoch` handed it over in good order to the one that is named now, as far as
@@ -394,6 +403,13 @@ impl Ownership {
     pub fn set_taking(&self, taking: bool) {
         // A driver that has ended takes nothing.
         let _ = self.commands.send(Command::SetTaking(taking));
+    }
+
+    /// Whether this node waits with claims of things that have no owner. Others reckon with it all the same, and leave it
+    /// its part for a while. For the time until it knows whether it is to take anything.
+    pub fn set_waiting(&self, waiting: bool) {
+        // A driver that has ended claims nothing.
+        let _ = self.commands.send(Command::SetWaiting(waiting));
     }
 
     /// How many things the sessions of `dc` own, as far as known (P8 "out").

@@ -18,9 +18,7 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
     // Until it is known, something may be owned.
     tell_registrar(&node, true, &mut told).await;
     drop(node);
-    let mut drain: Option<DrainHandle> = None;
-    // Nor is anything taken until then: a node of a drained datacenter that starts again takes nothing back.
-    let mut taking = false;
+    let (mut drain, mut waiting): (Option<DrainHandle>, bool) = (None, true);
     loop {
         let Some(node) = system.node() else { return };
         let Some(global) = node.try_global() else { return };
@@ -41,20 +39,23 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
                     if running.is_none() {
                         tracing::info!(node = %node.label(), "the datacenter is to be drained: handing over what is owned here");
                     }
-                    taking = false;
                     global.ownership.set_taking(false);
                     *running = Some(global.ownership.drain(DrainOptions::data_center()));
                 }
             }
-            (Some(_), running) if running.is_some() || !taking => {
+            (Some(_), running @ Some(_)) => {
                 if let Some(drain) = running.take() {
                     tracing::info!(node = %node.label(), "the drain is undone: what is still owned here stays");
                     drain.abort();
                 }
-                taking = true;
                 global.ownership.set_taking(true);
             }
             (Some(_) | None, _) => {}
+        }
+        // Until then a node of a drained datacenter that starts again took nothing back.
+        if waiting && wanted.is_some() {
+            waiting = false;
+            global.ownership.set_waiting(false);
         }
         // Only what is counted after the intent is known says that nothing is owned: until then more may come. Twice,
         // as what another node here has claimed just now is seen a little later.

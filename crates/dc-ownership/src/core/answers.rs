@@ -45,6 +45,11 @@ impl Core {
                 self.want_renewal(now);
                 self.wake_orphans(now);
             }
+            Input::SetWaiting(waiting) => {
+                if std::mem::replace(&mut self.claims_wait, waiting) && !waiting {
+                    self.wake_all(now);
+                }
+            }
             Input::Drain { number, options } => self.start_drain(number, options, now),
             Input::AbortDrain { number } => self.abort_drain(number, now),
             Input::NoteActor { name, epoch, actor } => self.note_actor(&name, epoch, actor, now),

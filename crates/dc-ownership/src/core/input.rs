@@ -77,6 +77,8 @@ pub enum Input {
     SetFloor(Epoch),
     /// Whether this node takes what has no owner.
     SetTaking(bool),
+    /// Whether this node waits with claims of what has no owner.
+    SetWaiting(bool),
     /// Hand over all.
     Drain {
         /// Its number.

@@ -146,6 +146,7 @@ pub struct Core {
     asked_after: BTreeSet<Unit>,
 
     taking: bool,
+    claims_wait: bool,
     drain: Option<Drain>,
     balance: Balance,
     tokens: u64,
@@ -217,6 +218,7 @@ impl Core {
             placements: BTreeMap::new(),
             asked_after: BTreeSet::new(),
             taking: true,
+            claims_wait: false,
             drain: None,
             balance: Balance::new(now),
             tokens: 0,

@@ -32,6 +32,18 @@ async fn a2_a_global_name_has_one_owner_and_the_second_claim_names_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a2_who_is_behind_the_store_finds_the_owner_of_a_name_all_the_same() {
+    let world = World::new();
+    let a = world.node("us-1", &[]);
+    a.own.until_ready().await;
+    let title = a.own.claim(spec("x", &survivor())).await.expect("free");
+    // It has seen nothing of the store yet, and asks for the name alone.
+    let b = world.node("eu-1", &[]);
+    let found = b.own.look_up("x").await.expect("the store answers").expect("it is there");
+    assert_eq!((found.holder, found.epoch), (a.own.holder(), title.epoch()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a2_of_claims_from_all_datacenters_at_once_one_is_granted() {
     let world = World::new();
     let nodes: Vec<_> = ["us-1", "us-1", "eu-1", "eu-1", "ap-1"].map(|dc| world.node(dc, &[])).into();
