@@ -71,6 +71,21 @@ async fn g5_a_node_that_drains_gets_nothing_and_gives_nothing_back_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p8_a_node_that_waits_to_be_told_claims_nothing_and_is_left_its_part_for_a_while() {
+    let world = World::new();
+    let (policy, group) = (survivor(), survivor().group());
+    let kinds = [("cart", policy)];
+    let (waits, other) = (world.node("us-1", &kinds), world.node("eu-1", &kinds));
+    waits.own.set_waiting(true);
+    waits.own.until_ready().await;
+    until("the other begins", TTL, || other.owned_slots(group) > 0).await;
+    assert_eq!(waits.owned_slots(group), 0, "it claims nothing");
+    waits.own.set_waiting(false);
+    until("all are owned", 2 * TTL, || waits.owned_slots(group) + other.owned_slots(group) == ALL).await;
+    assert!(waits.owned_slots(group) > ALL / 3, "{} of {ALL} were left to it", waits.owned_slots(group));
+}
+
+#[tokio::test(start_paused = true)]
 async fn g4_slots_go_to_a_datacenter_that_joins_only_where_failback_is_automatic() {
     let world = World::new();
     let policy = Policy { failback: Failback::Automatic, ..survivor() };
