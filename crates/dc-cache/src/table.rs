@@ -37,6 +37,8 @@ struct Shared {
     proof_ns: AtomicU64,
     watching: AtomicBool,
     in_step: watch::Sender<bool>,
+    /// When the newest list that is in the snapshot was begun.
+    listed: watch::Sender<Option<Instant>>,
     events: broadcast::Sender<TableEvent>,
     refresh: Notify,
 }
@@ -52,6 +54,7 @@ impl RoutingTable {
             proof_ns: AtomicU64::new(0),
             watching: AtomicBool::new(false),
             in_step: watch::Sender::new(false),
+            listed: watch::Sender::new(None),
             events: broadcast::Sender::new(EVENTS),
             refresh: Notify::new(),
         };
@@ -123,6 +126,12 @@ impl RoutingTable {
         self.shared.refresh.notify_one();
     }
 
+    /// When the newest list that the table shows was begun, on its [`clock`](Self::clock): it shows what was written
+    /// before that, whatever a watch may still keep back. `None` before the first. Read it before the snapshot.
+    pub fn lists(&self) -> watch::Receiver<Option<Instant>> {
+        self.shared.listed.subscribe()
+    }
+
     /// The clock that ages are measured on.
     pub fn clock(&self) -> &SharedClock {
         &self.shared.clock
@@ -147,6 +156,14 @@ impl RoutingTable {
         let ns = u64::try_from(proof.saturating_duration_since(self.shared.start).as_nanos()).unwrap_or(u64::MAX - 1);
         self.shared.proof_ns.fetch_max(ns.saturating_add(1), Ordering::AcqRel);
         self.shared.in_step.send_if_modified(|in_step| !std::mem::replace(in_step, true));
+    }
+
+    pub(crate) fn set_listed(&self, begun: Instant) {
+        self.shared.listed.send_if_modified(|listed| {
+            let newer = *listed < Some(begun);
+            *listed = (*listed).max(Some(begun));
+            newer
+        });
     }
 
     pub(crate) fn set_watching(&self, watching: bool) {

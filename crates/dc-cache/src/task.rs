@@ -115,6 +115,8 @@ struct Driver {
     list_backoff: Backoff,
     watch_backoff: Backoff,
     last_list: Option<Instant>,
+    /// When the newest list that was taken in was begun.
+    taken_in: Option<Instant>,
     /// Somebody asked for a list while one was under way, which may be too old for that.
     again: bool,
     /// Intervals in a row that were left to the watch.
@@ -139,6 +141,7 @@ impl Driver {
             list_backoff: Backoff::new(options.max_backoff()),
             watch_backoff: Backoff::new(options.max_backoff()),
             last_list: None,
+            taken_in: None,
             again: false,
             left_to_watch: 0,
             table,
@@ -222,6 +225,9 @@ impl Driver {
         if changed {
             self.table.publish(self.core.snapshot());
         }
+        if let Some(begun) = self.taken_in {
+            self.table.set_listed(begun);
+        }
         if let Some(proof) = self.core.last_proof() {
             self.table.set_proof(proof);
         }
@@ -276,6 +282,7 @@ impl Driver {
                 let traits = Traits::from(&self.plane.capabilities());
                 match self.core.listed(ticket, listing, traits, now) {
                     Listed::InStep => {
+                        self.taken_in = Some(ticket.begun());
                         measure::request("list", "ok");
                         log::recovered("list", self.backend(), &self.list_backoff);
                         self.list_backoff.reset();

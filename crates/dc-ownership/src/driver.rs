@@ -221,7 +221,8 @@ impl Driver {
             Command::Hint { thing, heard } => Input::Hint { thing, heard },
             Command::SetFloor(floor) => Input::SetFloor(floor),
             Command::SetTaking(taking) => Input::SetTaking(taking),
-            Command::SetWaiting(waiting) => Input::SetWaiting(waiting),
+            Command::WaitToBeTold => Input::WaitToBeTold,
+            Command::Told(as_of) => Input::Told(as_of),
             Command::Drain { number, options, progress } => {
                 self.progress.insert(number, progress);
                 Input::Drain { number, options }
@@ -249,6 +250,8 @@ impl Driver {
         self.send_waiting();
         *self.shared.stats.lock() = self.core.stats();
         self.shared.floor.store(self.core.remembered_floor().0, Ordering::Release);
+        let waits = self.core.waits_since();
+        self.shared.waits.send_if_modified(|since| std::mem::replace(since, waits) != waits);
     }
 
     fn effect(&mut self, effect: Effect) {

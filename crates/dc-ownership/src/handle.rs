@@ -107,6 +107,7 @@ pub(crate) struct Shared {
     pub(crate) floor: AtomicU64,
     pub(crate) refused_kinds: Mutex<Vec<String>>,
     pub(crate) drains: AtomicU64,
+    pub(crate) waits: watch::Sender<Option<Instant>>,
 }
 
 /// What the driver is asked.
@@ -119,7 +120,8 @@ pub(crate) enum Command {
     Hint { thing: Thing, heard: Epoch },
     SetFloor(Epoch),
     SetTaking(bool),
-    SetWaiting(bool),
+    WaitToBeTold,
+    Told(Instant),
     Drain { number: u64, options: DrainOptions, progress: watch::Sender<Progress> },
     AbortDrain { number: u64 },
     Relocate { thing: Thing, to: DataCenterSelector, reply: oneshot::Sender<Result<(), OwnershipError>> },
@@ -170,6 +172,7 @@ impl Ownership {
             floor: AtomicU64::new(0),
             refused_kinds: Mutex::default(),
             drains: AtomicU64::new(0),
+            waits: watch::Sender::new(None),
         });
         tokio::spawn(driver::run(parts, Arc::clone(&shared), commanded, orders));
         (Self { shared, commands }, ordered)
@@ -405,11 +408,24 @@ impl Ownership {
         let _ = self.commands.send(Command::SetTaking(taking));
     }
 
-    /// Whether this node waits with claims of things that have no owner. Others reckon with it all the same, and leave it
-    /// its part for a while. For the time until it knows whether it is to take anything.
-    pub fn set_waiting(&self, waiting: bool) {
+    /// From now on this node waits with claims of things that have no owner until it is [`told`](Self::told) whether it is
+    /// to take anything: after its start, and again with each session, as what was known before may be no longer so.
+    /// Others reckon with it all the same, and leave it its part for a while.
+    pub fn wait_to_be_told(&self) {
         // A driver that has ended claims nothing.
-        let _ = self.commands.send(Command::SetWaiting(waiting));
+        let _ = self.commands.send(Command::WaitToBeTold);
+    }
+
+    /// What is wanted of this node is known as it was at `as_of`, of the clock that this was started with; where it is to
+    /// take nothing, [`set_taking`](Self::set_taking) was called before. Ends the wait if it began no later.
+    pub fn told(&self, as_of: Instant) {
+        // As above.
+        let _ = self.commands.send(Command::Told(as_of));
+    }
+
+    /// Since when this node waits to be told; `None` while it does not.
+    pub fn waits(&self) -> watch::Receiver<Option<Instant>> {
+        self.shared.waits.subscribe()
     }
 
     /// How many things the sessions of `dc` own, as far as known (P8 "out").

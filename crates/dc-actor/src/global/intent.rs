@@ -1,9 +1,14 @@
 //! The operator's word for this datacenter, obeyed: drain hands over what this node owns, out waits for all nodes (P8).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use dc_cache::TableEvent;
 use dc_core::IntentKind;
 use dc_ownership::{DrainEnd, DrainHandle, DrainOptions};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
 
 use crate::system::{Node, WeakSystem};
 
@@ -13,16 +18,23 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Follows the intent of the own datacenter, for as long as the node runs.
 pub(crate) async fn follow_intent(system: WeakSystem) {
     let Some(node) = system.node() else { return };
-    let mut events = node.table().events();
+    let Some(waits) = node.try_global().map(|global| global.ownership.waits()) else { return };
+    let mut wakers = Wakers { events: node.table().events(), lists: node.table().lists(), waits };
     let (mut told, mut empty) = (None, 0_u32);
     // Until it is known, something may be owned.
     tell_registrar(&node, true, &mut told).await;
     drop(node);
-    let (mut drain, mut waiting): (Option<DrainHandle>, bool) = (None, true);
+    let (mut drain, mut asked): (Option<DrainHandle>, Option<Instant>) = (None, None);
     loop {
         let Some(node) = system.node() else { return };
         let Some(global) = node.try_global() else { return };
         let own = node.data_center().id();
+        let since = *wakers.waits.borrow_and_update();
+        if since.is_some() && std::mem::replace(&mut asked, since) != since {
+            node.table().refresh();
+        }
+        // Before the snapshot, which may be newer.
+        let listed = *wakers.lists.borrow_and_update();
         let wanted = node.table().snapshot().get(own).map(|entry| entry.wanted());
         match (wanted, &mut drain) {
             // The node's own end has begun a drain of its own.
@@ -52,10 +64,12 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
             }
             (Some(_) | None, _) => {}
         }
-        // Until then a node of a drained datacenter that starts again took nothing back.
-        if waiting && wanted.is_some() {
-            waiting = false;
-            global.ownership.set_waiting(false);
+        // Until then a node of a drained datacenter that starts again, or was out of reach, took nothing back. What a
+        // watch shows is no answer: a node that was paused reads what was sent before.
+        if let Some(listed) = listed.filter(|listed| since.is_some_and(|since| *listed >= since))
+            && wanted.is_some()
+        {
+            global.ownership.told(listed);
         }
         // Only what is counted after the intent is known says that nothing is owned: until then more may come. Twice,
         // as what another node here has claimed just now is seen a little later.
@@ -65,10 +79,31 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
         empty = if nothing { empty + 1 } else { 0 };
         tell_registrar(&node, empty < 2, &mut told).await;
         drop(node);
-        // What was missed shows in the table all the same. A table that has ended is looked at until the node ends.
-        if let Ok(Err(tokio::sync::broadcast::error::RecvError::Closed)) =
-            tokio::time::timeout(LOOK, events.recv()).await
-        {
+        wakers.wait().await;
+    }
+}
+
+/// What there may be to look at.
+struct Wakers {
+    events: broadcast::Receiver<TableEvent>,
+    lists: watch::Receiver<Option<Instant>>,
+    /// Since when claims wait for this task.
+    waits: watch::Receiver<Option<Instant>>,
+}
+
+impl Wakers {
+    /// Waits for news, at most until it is time to look all the same.
+    async fn wait(&mut self) {
+        let look = tokio::time::sleep(LOOK);
+        let ended = tokio::select! {
+            // What was missed shows in the table all the same.
+            event = self.events.recv() => matches!(event, Err(RecvError::Closed)),
+            news = self.lists.changed() => news.is_err(),
+            news = self.waits.changed() => news.is_err(),
+            () = look => false,
+        };
+        if ended {
+            // A table or a driver that has ended is looked at until the node ends.
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -134,7 +134,7 @@ fn take_part(node: &Arc<Node>, owned: OwnedParts) {
         seed: rand::random(),
     });
     // Until it is known what the operator wants of this datacenter (P8): `follow_intent` says so.
-    ownership.set_waiting(true);
+    ownership.wait_to_be_told();
     let groups = policies.into_iter().map(|(kind, policy)| (kind, policy.group())).collect();
     node.set_global(Arc::new(Global::new(ownership.clone(), owned.clock, groups, ttl)));
     node.keep(global::follow(node.weak(), orders));

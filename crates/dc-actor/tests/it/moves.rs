@@ -238,6 +238,35 @@ async fn p8_a_node_of_a_drained_datacenter_that_starts_again_takes_nothing() {
     soon("shutdown", node.shutdown()).await.expect("ends in good order");
 }
 
+/// Found by the simulation of whole systems: seed 500725 at its time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p8_a_node_that_was_out_of_reach_while_its_datacenter_was_drained_takes_nothing() {
+    let _turn = turn().await;
+    let world = World::new("p8-reach");
+    let plane = world.plane();
+    let builder = world.bare_on("dc-1", &[], plane.clone());
+    let node = owned::register_baskets(builder).start().await.expect("starts");
+    let stat = |name: &str| node.ownership_stats().iter().find(|(of, _)| *of == name).map_or(0, |(_, count)| *count);
+    eventually("it has slots", || async { (stat("titles") > 0).then_some(()) }).await;
+    plane.cut_off();
+    eventually("its session is over", || async { (stat("lease_ends") > 0).then_some(()) }).await;
+    let (taken, sessions) = (stat("titles"), stat("sessions"));
+    let drain = Intent::new(IntentKind::Drain, "ops", "test");
+    world.plane().set_intent(&"dc-1".parse().expect("valid"), &drain).await.expect("written");
+    // For a while it can open its session, and cannot know what the operator wants.
+    for operation in [Operation::List, Operation::Watch] {
+        plane.fail_next(operation, Failure::Unreachable, 8);
+    }
+    // Else a watch would tell it at once.
+    world.store.lose_watches("by the test");
+    plane.reconnect();
+    eventually("it has a session", || async { (stat("sessions") > sessions).then_some(()) }).await;
+    let draining = || node.data_centers().iter().any(|dc| dc.state == DataCenterState::Draining);
+    eventually("its record follows the intent", || async { draining().then_some(()) }).await;
+    assert_eq!(stat("titles"), taken, "every slot was there to be taken");
+    soon("shutdown", node.shutdown()).await.expect("ends in good order");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p8_out_ends_inactive_only_when_nothing_global_is_owned() {
     let _turn = turn().await;

@@ -205,15 +205,19 @@ fn opening(id: &str) -> Opening {
     Opening { id: id.to_owned(), ..Opening::default() }
 }
 
+/// Registers but one kind: nothing outlives a session.
+pub(crate) fn register_baskets(builder: ActorSystemBuilder) -> ActorSystemBuilder {
+    builder.grain::<Basket>(|kind: GrainBuilder<Basket>| {
+        messages!(kind).args(opening).scope(Scope::Global).survives(Loss::DataCenter).snapshots()
+    })
+}
+
 /// Registers the kinds above. `till` may not leave dc-1 when that is lost.
 pub(crate) fn register(builder: ActorSystemBuilder) -> ActorSystemBuilder {
-    builder
+    register_baskets(builder)
         .actor::<Keeper>(|kind: KindBuilder<Keeper>| messages!(kind).snapshots())
         .actor::<Ledger>(|kind: KindBuilder<Ledger>| messages!(kind))
         .actor::<Plain>(|kind| kind)
-        .grain::<Basket>(|kind: GrainBuilder<Basket>| {
-            messages!(kind).args(opening).scope(Scope::Global).survives(Loss::DataCenter).snapshots()
-        })
         .grain::<Till>(|kind: GrainBuilder<Till>| {
             messages!(kind).args(opening).scope(Scope::Global).home(Home::within("dc-1"))
         })

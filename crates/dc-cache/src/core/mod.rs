@@ -53,6 +53,13 @@ pub struct ListTicket {
     high: Option<Version>,
 }
 
+impl ListTicket {
+    /// When it was asked.
+    pub fn begun(&self) -> Instant {
+        self.begun
+    }
+}
+
 /// What became of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {

@@ -45,8 +45,11 @@ impl Core {
                 self.want_renewal(now);
                 self.wake_orphans(now);
             }
-            Input::SetWaiting(waiting) => {
-                if std::mem::replace(&mut self.claims_wait, waiting) && !waiting {
+            Input::WaitToBeTold => self.heeds = true,
+            Input::Told(as_of) => {
+                let waited = self.waits_since().is_some();
+                self.told = self.told.max(Some(as_of));
+                if waited && self.waits_since().is_none() {
                     self.wake_all(now);
                 }
             }

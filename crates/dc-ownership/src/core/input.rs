@@ -1,5 +1,7 @@
 //! What goes in.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use dc_controlplane::{
     Expected,
@@ -77,8 +79,10 @@ pub enum Input {
     SetFloor(Epoch),
     /// Whether this node takes what has no owner.
     SetTaking(bool),
-    /// Whether this node waits with claims of what has no owner.
-    SetWaiting(bool),
+    /// From now on this node waits with claims of what has no owner, until it is told what is wanted of it.
+    WaitToBeTold,
+    /// What is wanted of this node is known, as it was at this instant.
+    Told(Instant),
     /// Hand over all.
     Drain {
         /// Its number.

@@ -146,7 +146,10 @@ pub struct Core {
     asked_after: BTreeSet<Unit>,
 
     taking: bool,
-    claims_wait: bool,
+    /// Whether claims wait until it is known what is wanted of this node.
+    heeds: bool,
+    /// As of when that is known.
+    told: Option<Instant>,
     drain: Option<Drain>,
     balance: Balance,
     tokens: u64,
@@ -218,7 +221,8 @@ impl Core {
             placements: BTreeMap::new(),
             asked_after: BTreeSet::new(),
             taking: true,
-            claims_wait: false,
+            heeds: false,
+            told: None,
             drain: None,
             balance: Balance::new(now),
             tokens: 0,

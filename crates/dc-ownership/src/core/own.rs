@@ -45,6 +45,8 @@ pub(super) struct Opening {
 pub(super) struct Open {
     pub(super) id: SessionId,
     pub(super) lease: Lease,
+    /// When it was opened, or came back after its lease had ended.
+    since: Instant,
     version: Version,
     n: u64,
     sent: Vec<Sent>,
@@ -162,8 +164,9 @@ impl Core {
                 let next = sent.at + self.options.renew_every();
                 let (in_flight, n) = (opening.in_flight, document.n);
                 let (sent, wanted, limbo) = (Vec::new(), false, false);
+                let (since, lease_here) = (now, lease.clone());
                 self.own =
-                    Own::Open(Open { id, lease: lease.clone(), version, n, sent, in_flight, next, wanted, limbo });
+                    Own::Open(Open { id, lease: lease_here, since, version, n, sent, in_flight, next, wanted, limbo });
                 self.stats.sessions += 1;
                 let holder = Holder {
                     session: id,
@@ -190,6 +193,7 @@ impl Core {
                 self.stats.renewals += 1;
                 if open.limbo && open.lease.runs() {
                     open.limbo = false;
+                    open.since = now;
                     self.live_stale = true;
                     self.wake_all(now);
                 }
@@ -306,6 +310,13 @@ impl Core {
         let wait = Duration::from_millis(5) + self.options.step().mul_f64(self.rng.random_range(0.0..0.2));
         self.own = Own::None { retry_at: now + wait };
         self.timers.at(now + wait, Timer::Own);
+    }
+
+    /// Since when claims wait until this node is told what is wanted of it: what was known while it had no session may be
+    /// no longer so (P8).
+    pub fn waits_since(&self) -> Option<Instant> {
+        let open = self.own.open().filter(|_| self.heeds)?;
+        self.told.is_none_or(|told| told < open.since).then_some(open.since)
     }
 
     /// A floor that somebody else knows.

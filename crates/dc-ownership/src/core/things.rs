@@ -227,7 +227,7 @@ impl Core {
         now: Instant,
     ) -> Plan {
         let later = now + self.options.ttl() / 4;
-        if !self.takes() || self.claims_wait {
+        if !self.takes() || self.waits_since().is_some() {
             return Plan::At(later);
         }
         let candidates = self.candidates(thing, policy, from, now);
