@@ -1,6 +1,11 @@
 //! Who owns what, as this node knows it: read without locks by every message.
 
-use std::{array, collections::HashMap, hash::BuildHasher, sync::Arc};
+use std::{
+    array,
+    collections::{BTreeMap, HashMap},
+    hash::BuildHasher,
+    sync::Arc,
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dc_core::{DataCenterId, Epoch};
@@ -70,7 +75,8 @@ struct GroupSlots([ArcSwapOption<SlotRows>; DOCUMENTS]);
 
 /// The table. One writer, the core's driver; any number of readers.
 pub struct Table {
-    groups: ArcSwap<HashMap<GroupId, Arc<GroupSlots>>>,
+    /// Few: looking into a small tree costs less than hashing.
+    groups: ArcSwap<BTreeMap<GroupId, Arc<GroupSlots>>>,
     sessions: ArcSwap<HashMap<SessionId, Holder>>,
     names: [RwLock<HashMap<String, NameRow>>; SHARDS],
     /// How many names the sessions of each datacenter have.

@@ -73,7 +73,11 @@ impl Lease {
 
     /// Whether it runs now. One clock read.
     pub fn runs(&self) -> bool {
-        self.deadline().is_some_and(|deadline| self.0.clock.now() < deadline)
+        self.runs_at(self.0.clock.now())
+    }
+
+    fn runs_at(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|deadline| now < deadline)
     }
 }
 
@@ -166,6 +170,20 @@ impl Title {
     /// [`NotOwner`]. Of a strict title: for good, or until the lease is renewed (a renewal that was under way may
     /// still arrive). An available one holds until it is known to be [`end`](Self::end)ed.
     pub fn check(&self) -> Result<(), NotOwner> {
+        self.check_with(|lease| lease.runs())
+    }
+
+    /// As [`check`](Self::check), for a caller who has just read the clock that the lease was made with: `now` must be
+    /// what it showed this moment, as work that starts later than that is work without a title.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn check_at(&self, now: Instant) -> Result<(), NotOwner> {
+        self.check_with(|lease| lease.runs_at(now))
+    }
+
+    fn check_with(&self, runs: impl Fn(&Lease) -> bool) -> Result<(), NotOwner> {
         let state = &*self.0;
         match state.stage.load(Ordering::Acquire) {
             HELD => {}
@@ -173,9 +191,9 @@ impl Title {
             _ => return Err(NotOwner::Moved { epoch: state.epoch }),
         }
         if let Some(whole) = &state.whole {
-            return whole.check();
+            return whole.check_with(runs);
         }
-        if state.strictness == Strictness::Strict && !state.lease.runs() {
+        if state.strictness == Strictness::Strict && !runs(&state.lease) {
             return Err(NotOwner::LeaseOver { epoch: state.epoch });
         }
         Ok(())
@@ -229,6 +247,8 @@ mod tests {
         assert_eq!(title.check(), Ok(()));
         clock.advance(Duration::from_millis(1));
         assert_eq!(title.check(), Err(NotOwner::LeaseOver { epoch: Epoch(3) }));
+        assert_eq!(title.check_at(clock.now()), title.check(), "the clock that was read already tells the same");
+        assert_eq!(title.check_at(clock.now() - Duration::from_millis(1)), Ok(()));
         lease.renew(clock.now() + Duration::from_secs(8));
         assert_eq!(title.check(), Ok(()), "a renewal that was under way arrived");
         lease.renew(clock.now());

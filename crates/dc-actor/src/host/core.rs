@@ -111,8 +111,13 @@ impl Core {
     ///
     /// [`Error::NotOwner`], with `not_run` as given.
     pub(crate) fn check_owned(&self, not_run: bool) -> Result<(), Error> {
+        if self.owned.is_some() { self.check_owned_at(self.now(), not_run) } else { Ok(()) }
+    }
+
+    /// As [`check_owned`](Self::check_owned), where the clock shows `now`: it is read once for all that is asked of it.
+    pub(crate) fn check_owned_at(&self, now: Instant, not_run: bool) -> Result<(), Error> {
         match &self.owned {
-            Some(owned) if owned.title.check().is_err() => {
+            Some(owned) if owned.title.check_at(now).is_err() => {
                 #[cfg(feature = "simulation")]
                 if self.host.system.node().is_some_and(|node| node.plants(crate::system::Plant::NoTitle)) {
                     return Ok(());
@@ -164,8 +169,13 @@ impl Core {
 
     /// Counts a message out, and remembers when: idle grains are put to rest.
     pub(crate) fn leave(&self) {
+        self.leave_at(None);
+    }
+
+    /// As [`leave`](Self::leave), where the clock was read already.
+    pub(crate) fn leave_at(&self, now: Option<Instant>) {
         if matches!(self.key, Key::Grain(_)) {
-            let since = self.now().saturating_duration_since(self.born).as_millis();
+            let since = now.unwrap_or_else(|| self.now()).saturating_duration_since(self.born).as_millis();
             self.last_done.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
         self.gate.leave();

@@ -133,9 +133,20 @@ struct Guard {
     port: Option<Port>,
     name: &'static str,
     began: bool,
+    /// When its handler had ended, where somebody has looked.
+    ended: Option<Instant>,
 }
 
 impl Guard {
+    /// Whether what its handler did may leave (G2).
+    fn still_owned(&mut self) -> Result<(), Error> {
+        if self.core.owned.is_none() {
+            return Ok(());
+        }
+        let now = *self.ended.insert(self.core.now());
+        self.core.check_owned_at(now, false)
+    }
+
     fn fail(&mut self, error: Error) {
         if let Some(port) = self.port.take() {
             port.fail(&self.core, self.name, error);
@@ -163,7 +174,7 @@ impl Drop for Guard {
             };
             self.fail(error);
         }
-        self.core.leave();
+        self.core.leave_at(self.ended);
     }
 }
 
@@ -186,7 +197,7 @@ impl<M: Send + 'static> Envelope<M> {
         deadline: Option<Instant>,
         meant: Meant,
     ) -> Self {
-        let guard = Guard { core, port: Some(port), name, began: false };
+        let guard = Guard { core, port: Some(port), name, began: false, ended: None };
         Self { message: Some(message), guard, deadline, meant }
     }
 
@@ -224,7 +235,7 @@ impl<M: Send + 'static> Envelope<M> {
         match handled {
             Ok(Ok(())) => {
                 if let Some(port) = guard.port.take() {
-                    match (guard.core.check_owned(false), &port) {
+                    match (guard.still_owned(), &port) {
                         (Ok(()), _) | (Err(_), Port::Tell) => port.answer(rx, &guard.core),
                         // It ran, and nobody is to hear of it (G2).
                         (Err(error), _) => port.fail(&guard.core, guard.name, error),
@@ -249,15 +260,14 @@ impl<M: Send + 'static> Envelope<M> {
 
 /// Why this message is not to be run any more, if so (R4, G2).
 fn refusal(core: &Core, deadline: Option<Instant>, meant: Meant) -> Option<Error> {
-    if let Some(deadline) = deadline {
+    if deadline.is_some() || core.owned.is_some() {
         let now = core.now();
-        if now >= deadline {
-            let after = now.duration_since(deadline);
+        if let Some(after) = deadline.and_then(|deadline| now.checked_duration_since(deadline)) {
             return Some(Error::Timeout { to: core.label(), after, not_run: true });
         }
-    }
-    if let Err(error) = core.check_owned(true) {
-        return Some(error);
+        if let Err(error) = core.check_owned_at(now, true) {
+            return Some(error);
+        }
     }
     let (sent, current) = match (meant, &core.owned) {
         (Meant::Any, _) => return None,
