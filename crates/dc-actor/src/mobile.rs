@@ -2,7 +2,10 @@
 //! looks again if it certainly did not run there.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -42,6 +45,8 @@ pub(crate) enum What {
 struct Known<A: RemoteActor> {
     located: Located,
     route: Route<A>,
+    /// As of which generation of what this node knows of owners no newer one was known; 0: not looked yet.
+    as_of: AtomicU64,
 }
 
 impl<A: RemoteActor> Mobile<A> {
@@ -70,7 +75,7 @@ impl<A: RemoteActor> Mobile<A> {
             What::Name(name) => Key::Global(name.clone()),
         };
         let route = Route::to(&self.node, &located, &key);
-        let known = Arc::new(Known { located, route });
+        let known = Arc::new(Known { located, route, as_of: AtomicU64::new(0) });
         self.route.store(Some(known.clone()));
         known
     }
@@ -84,7 +89,11 @@ impl<A: RemoteActor> Mobile<A> {
 
     async fn known(&self, until: Instant, told: Option<&NewOwner>) -> Result<Arc<Known<A>>, NotFound> {
         if let Some(known) = self.route.load_full() {
-            return Ok(known);
+            if !self.is_over(&known) {
+                return Ok(known);
+            }
+            // A tell would be passed on there for ever, and never say so.
+            self.forget(&known);
         }
         let left = until.saturating_duration_since(self.node.clock().now());
         match tokio::time::timeout(left, self.look(until, told)).await {
@@ -127,6 +136,22 @@ impl<A: RemoteActor> Mobile<A> {
             }
         };
         Ok(self.settle(located))
+    }
+
+    /// Whether this node knows of a newer owner than the one that was found. One comparison, as long as nothing changes.
+    fn is_over(&self, known: &Known<A>) -> bool {
+        let (Some(thing), epoch) = (&self.thing, known.located.epoch) else { return false };
+        let Some(global) = self.node.try_global().filter(|_| epoch != 0) else { return false };
+        // Before the look: what changes after this is looked at again. Never 0, which says that nobody has looked.
+        let generation = global.ownership.generation().wrapping_add(1).max(1);
+        if known.as_of.load(Ordering::Relaxed) == generation {
+            return false;
+        }
+        let newer = self.node.knows_newer(thing, epoch);
+        if !newer {
+            known.as_of.store(generation, Ordering::Relaxed);
+        }
+        newer
     }
 
     fn forget(&self, known: &Arc<Known<A>>) {
@@ -202,11 +227,8 @@ impl<A: RemoteActor> Mobile<A> {
     /// An answer of a former owner is not accepted by who knows of a newer one (G2), unless that one handed over in good
     /// order: then it was given before, and was only slower than the news.
     fn check_answer(&self, known: &Arc<Known<A>>) -> Result<(), Error> {
-        let Some(thing) = &self.thing else { return Ok(()) };
+        let Some(thing) = self.thing.as_ref().filter(|_| self.is_over(known)) else { return Ok(()) };
         let epoch = known.located.epoch;
-        if epoch == 0 || !self.node.knows_newer(thing, epoch) {
-            return Ok(());
-        }
         self.forget(known);
         if self.node.handed_over(thing, epoch) {
             return Ok(());

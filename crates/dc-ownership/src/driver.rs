@@ -244,6 +244,7 @@ impl Driver {
                 self.effect(effect);
             }
             if updated {
+                self.shared.turns.fetch_add(1, Ordering::AcqRel);
                 self.shared.generation.send_modify(|generation| *generation = generation.wrapping_add(1));
             }
         }

@@ -100,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) ready: watch::Sender<bool>,
     /// Counts what was published, so that waiters look again.
     pub(crate) generation: watch::Sender<u64>,
+    /// The same count, for those who only compare it.
+    pub(crate) turns: AtomicU64,
     pub(crate) parcels: Mutex<Parcels>,
     pub(crate) changes: broadcast::Sender<Change>,
     pub(crate) events: broadcast::Sender<OwnershipEvent>,
@@ -165,6 +167,7 @@ impl Ownership {
             present: ArcSwapOption::empty(),
             ready: watch::Sender::new(false),
             generation: watch::Sender::new(0),
+            turns: AtomicU64::new(0),
             parcels: Mutex::default(),
             changes: broadcast::Sender::new(16_384),
             events: broadcast::Sender::new(4_096),
@@ -426,6 +429,12 @@ impl Ownership {
     /// Since when this node waits to be told; `None` while it does not.
     pub fn waits(&self) -> watch::Receiver<Option<Instant>> {
         self.shared.waits.subscribe()
+    }
+
+    /// A count that grows after what is known of owners has changed. Who reads it before looking something up need not
+    /// look again while it is the same.
+    pub fn generation(&self) -> u64 {
+        self.shared.turns.load(Ordering::Acquire)
     }
 
     /// How many things the sessions of `dc` own, as far as known (P8 "out").

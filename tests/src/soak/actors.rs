@@ -96,7 +96,7 @@ struct Book {
 
 impl Book {
     fn new(class: Class, target: u32) -> Self {
-        let grain = if matches!(class, Class::Cart | Class::Ledger) { target } else { 0 };
+        let grain = if class.moves() { target } else { 0 };
         Self { class, target, grain, activation: here().number(), held: None }
     }
 
@@ -178,6 +178,18 @@ target!(
     Ledger,
     "soak-ledger",
     Class::Ledger
+);
+target!(
+    /// A grain of which there is one in the world.
+    Vault,
+    "soak-vault",
+    Class::Vault
+);
+target!(
+    /// An actor with a name in the world: it starts again elsewhere when its node is lost.
+    Deed,
+    "soak-deed",
+    Class::Deed
 );
 
 /// An actor that is spawned, asked once, and stops.

@@ -296,7 +296,11 @@ impl Course<'_> {
             }
         }
         let answered: usize = rolls.values().map(|(answered, _)| answered).sum();
-        println!("{:>6.0}s  roll-call: {answered} of {} answered", watch.at(), places * places * self.options.targets);
+        println!(
+            "{:>6.0}s  roll-call: {answered} of {} answered",
+            watch.at(),
+            places * places * (self.options.targets + 1)
+        );
         Ok(())
     }
 

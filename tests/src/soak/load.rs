@@ -17,7 +17,7 @@ use multidc::{Infallible, prelude::*};
 use tokio::sync::watch;
 
 use super::{
-    actors::{Ack, Brief, BriefArgs, Cart, Here, Ledger, Put, Target},
+    actors::{Ack, Brief, BriefArgs, Cart, Deed, Here, Ledger, Put, Target, Vault},
     clock::now_us,
     control::{NodeSpec, Plant, Said, error_number},
     record::{Class, Entry, Outcome, What},
@@ -30,6 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The name of a target.
 pub(crate) fn target_name(slot: usize, number: usize) -> String {
     format!("t-{slot}-{number}")
+}
+
+/// The name of the global actor that this place sees to.
+pub(crate) fn deed_name(slot: usize) -> String {
+    format!("d-{slot}")
 }
 
 /// Counts of one node.
@@ -69,6 +74,8 @@ pub(crate) struct Sender {
     targets: HashMap<usize, Line<Ref<Target>>>,
     carts: HashMap<u32, Line<GrainRef<Cart>>>,
     ledgers: HashMap<u32, Line<GrainRef<Ledger>>>,
+    vaults: HashMap<u32, Line<GrainRef<Vault>>>,
+    deeds: HashMap<usize, Line<Ref<Deed>>>,
     pad: Bytes,
 }
 
@@ -83,6 +90,8 @@ impl Sender {
             targets: HashMap::new(),
             carts: HashMap::new(),
             ledgers: HashMap::new(),
+            vaults: HashMap::new(),
+            deeds: HashMap::new(),
             pad: Bytes::from(vec![7; 100_000]),
         }
     }
@@ -92,7 +101,8 @@ impl Sender {
         loop {
             let sent = match self.rng.range(0..1000) {
                 0..720 => self.send_to_target().await,
-                720..960 => self.send_to_grain().await,
+                720..930 => self.send_to_grain().await,
+                930..960 => self.send_to_deed().await,
                 960..992 => self.look_up().await,
                 _ => self.spawn().await,
             };
@@ -142,7 +152,7 @@ impl Sender {
         let number = self.rng.index(spec.slots * spec.targets);
         if !self.targets.contains_key(&number) {
             let name = target_name(number / spec.targets, number % spec.targets);
-            match self.find(&name).await {
+            match self.find(&name, Class::Actor).await {
                 Some(line) => drop(self.targets.insert(number, line)),
                 None => return 1,
             }
@@ -172,25 +182,50 @@ impl Sender {
         let count = self.rng.range(1..5);
         let puts = self.puts(count);
         let load = &self.load;
-        if self.rng.percent(50) {
-            let new = || Line::new(load, load.system.grain::<Cart>(grain.to_string()), 0, Class::Cart);
-            let line = self.carts.entry(grain).or_insert_with(new);
-            burst(load, line, grain, puts, |to, put| to.tell(put), |to, put| to.ask(put)).await;
-        } else {
-            let new = || Line::new(load, load.system.grain::<Ledger>(grain.to_string()), 0, Class::Ledger);
-            let line = self.ledgers.entry(grain).or_insert_with(new);
-            burst(load, line, grain, puts, |to, put| to.tell(put), |to, put| to.ask(put)).await;
+        match self.rng.range(0..3) {
+            0 => {
+                let new = || Line::new(load, load.system.grain::<Cart>(grain.to_string()), 0, Class::Cart);
+                let line = self.carts.entry(grain).or_insert_with(new);
+                burst(load, line, grain, puts, |to, put| to.tell(put), |to, put| to.ask(put)).await;
+            }
+            1 => {
+                let new = || Line::new(load, load.system.grain::<Ledger>(grain.to_string()), 0, Class::Ledger);
+                let line = self.ledgers.entry(grain).or_insert_with(new);
+                burst(load, line, grain, puts, |to, put| to.tell(put), |to, put| to.ask(put)).await;
+            }
+            _ => {
+                let new = || Line::new(load, load.system.grain::<Vault>(grain.to_string()), 0, Class::Vault);
+                let line = self.vaults.entry(grain).or_insert_with(new);
+                burst(load, line, grain, puts, |to, put| to.tell(put), |to, put| to.ask(put)).await;
+            }
         }
         count as u32
     }
 
-    async fn find(&self, name: &str) -> Option<Line<Ref<Target>>> {
+    async fn send_to_deed(&mut self) -> u32 {
+        let slot = self.rng.index(self.load.spec.slots);
+        if !self.deeds.contains_key(&slot) {
+            match self.find(&deed_name(slot), Class::Deed).await {
+                Some(line) => drop(self.deeds.insert(slot, line)),
+                None => return 1,
+            }
+        }
+        let count = self.rng.range(1..5);
+        let puts = self.puts(count);
+        // Put there above, if it was not there before. It follows its actor, so it is kept when something fails.
+        let line = self.deeds.get_mut(&slot).expect("found");
+        let number = slot as u32 + 1;
+        burst(&self.load, line, number, puts, |to, put| to.tell(put), |to, put| to.ask(put)).await;
+        count as u32
+    }
+
+    async fn find<A: RemoteActor>(&self, name: &str, class: Class) -> Option<Line<Ref<A>>> {
         let counts = &self.load.counts;
         counts.lookups.fetch_add(1, Ordering::Relaxed);
-        match self.load.system.actor_of::<Target>(name).await {
+        match self.load.system.actor_of::<A>(name).await {
             Ok(found) => {
                 let node = found.node().0 as u64;
-                Some(Line::new(&self.load, found, node, Class::Actor))
+                Some(Line::new(&self.load, found, node, class))
             }
             Err(_) => {
                 counts.lookups_failed.fetch_add(1, Ordering::Relaxed);
@@ -203,7 +238,7 @@ impl Sender {
         let spec = &self.load.spec;
         let number = self.rng.index(spec.slots * spec.targets);
         let name = target_name(number / spec.targets, number % spec.targets);
-        if let Some(mut line) = self.find(&name).await {
+        if let Some(mut line) = self.find::<Target>(&name, Class::Actor).await {
             let puts = self.puts(1);
             burst(&self.load, &mut line, number as u32, puts, |to, put| to.tell(put), |to, put| to.ask(put)).await;
         }
@@ -313,29 +348,32 @@ fn failed(error: AskError<Infallible>) -> Error {
     }
 }
 
-/// Asks every named target once, again and again until it answers, each at most for `bound`.
+/// Asks every named target and every global one once, again and again until it answers, each at most for `bound`.
 pub(crate) async fn roll(load: &Arc<Load>, bound: Duration) -> (usize, Vec<String>) {
     let spec = &load.spec;
     let names = (0..spec.slots).flat_map(|slot| (0..spec.targets).map(move |number| (slot, number)));
-    let asked = names.map(|(slot, number)| async move {
-        let name = target_name(slot, number);
+    let targets = names.map(|(slot, number)| {
         let position = (slot * spec.targets + number) as u32;
-        let found = crate::eventually(&name, bound, || async {
-            let found = load.system.actor_of::<Target>(name.as_str()).await.map_err(|error| error.to_string())?;
-            let mut line = Line::new(load, found, 0, Class::Actor);
-            let put = Put { stream: 0, seq: 0, sent_us: 0, tell: false, last: false, pad: Bytes::new() };
-            let well = burst(load, &mut line, position, vec![put], |to, put| to.tell(put), |to, put| to.ask(put)).await;
-            if well { Ok(()) } else { Err("the ask failed".to_owned()) }
-        });
-        found.await
+        reach::<Target>(load, target_name(slot, number), position, Class::Actor, bound).left_future()
     });
-    let mut missing = Vec::new();
-    let mut answered = 0;
-    for result in join_all(asked).await {
-        match result {
-            Ok(()) => answered += 1,
-            Err(error) => missing.push(error.to_string()),
-        }
-    }
-    (answered, missing)
+    let deeds = (0..spec.slots)
+        .map(|slot| reach::<Deed>(load, deed_name(slot), slot as u32 + 1, Class::Deed, bound).right_future());
+    let results = join_all(targets.chain(deeds)).await;
+    let missing: Vec<_> = results.iter().filter_map(|result| result.as_ref().err().cloned()).collect();
+    (results.len() - missing.len(), missing)
+}
+
+/// Looks up a name and asks who answers to it, until that succeeds.
+async fn reach<A>(load: &Arc<Load>, name: String, number: u32, class: Class, bound: Duration) -> Result<(), String>
+where
+    A: Handles<Put, Ok = Ack, Err = Infallible>,
+{
+    let found = crate::eventually(&name, bound, || async {
+        let found = load.system.actor_of::<A>(name.as_str()).await.map_err(|error| error.to_string())?;
+        let mut line = Line::new(load, found, 0, class);
+        let put = Put { stream: 0, seq: 0, sent_us: 0, tell: false, last: false, pad: Bytes::new() };
+        let well = burst(load, &mut line, number, vec![put], |to, put| to.tell(put), |to, put| to.ask(put)).await;
+        if well { Ok(()) } else { Err("the ask failed".to_owned()) }
+    });
+    found.await.map_err(|error| error.to_string())
 }

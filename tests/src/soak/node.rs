@@ -8,10 +8,10 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::sync::watch;
 
 use super::{
-    actors::{Brief, Cart, Here, Ledger, Number, Put, Target},
+    actors::{Brief, Cart, Deed, Here, Ledger, Number, Put, Target, Vault},
     clock::now_us,
     control::{Figures, NodeSpec, Order, Plant, Said},
-    load::{Counts, Load, Sender, roll, target_name},
+    load::{Counts, Load, Sender, deed_name, roll, target_name},
     record::LogWriter,
 };
 
@@ -45,6 +45,7 @@ pub async fn run(spec: NodeSpec) -> anyhow::Result<()> {
     for number in 0..spec.targets {
         tokio::spawn(keep_target(system.clone(), spec.slot, number, spec.targets));
     }
+    tokio::spawn(keep_deed(system.clone(), spec.slot));
     let (rates, rate) = watch::channel(0.0);
     let workers = spec.workers as u64;
     let plant = spec.plant;
@@ -103,7 +104,13 @@ async fn start(spec: &NodeSpec) -> anyhow::Result<ActorSystem> {
         .actor::<Target>(|kind| kind.handles::<Put>())
         .actor::<Brief>(|kind| kind.handles::<Put>())
         .grain::<Cart>(|kind| kind.args(number).per_data_center().idle(IDLE).handles::<Put>())
-        .grain::<Ledger>(|kind| kind.args(number).idle(IDLE).handles::<Put>());
+        .grain::<Ledger>(|kind| kind.args(number).idle(IDLE).handles::<Put>())
+        .grain::<Vault>(|kind| {
+            let kind = kind.args(number).scope(Scope::Global).survives(Loss::DataCenter);
+            kind.idle(IDLE).handles::<Put>()
+        })
+        .actor::<Deed>(|kind| kind.handles::<Put>())
+        .ownership(|options| options.ttl(TTL));
     let builder = match &spec.tls {
         None => builder,
         Some([authority, certificate, key]) => {
@@ -129,13 +136,33 @@ async fn keep_target(system: ActorSystem, slot: usize, number: usize, targets: u
     }
 }
 
+/// Starts the global actor of this place, unless it lives already: it outlives its node.
+async fn keep_deed(system: ActorSystem, slot: usize) {
+    let name = deed_name(slot);
+    let spawned = crate::eventually(&name, NAME_PATIENCE, || async {
+        let spawn = system.spawn_on::<Deed>(&name, Number(slot as u32 + 1)).global();
+        match spawn.survives(Loss::DataCenter).await {
+            Ok(_) | Err(Error::NameTaken { .. }) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    if let Err(error) = spawned.await {
+        say(&Said::Wrong { rule: "A2".into(), text: format!("{name} was never claimed: {error}") });
+    }
+}
+
 async fn tell_changes(system: ActorSystem) {
     let mut events = system.events();
     drop(system);
     while let Some(event) = events.next().await {
         let changes = !matches!(
             event,
-            Event::DeadLetter(_) | Event::GrainActivated { .. } | Event::GrainPassivated { .. } | Event::Missed(_)
+            Event::DeadLetter(_)
+                | Event::GrainActivated { .. }
+                | Event::GrainPassivated { .. }
+                | Event::Ownership(_)
+                | Event::GlobalMoved { .. }
+                | Event::Missed(_)
         );
         if changes {
             say(&Said::Change { at_us: now_us(), text: format!("{event:?}") });

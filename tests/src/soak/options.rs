@@ -61,7 +61,7 @@ pub struct Options {
     /// Named targets on each node.
     #[arg(long, default_value_t = 2)]
     pub targets: usize,
-    /// Identities of each of the two kinds of grains.
+    /// Identities of each of the three kinds of grains.
     #[arg(long, default_value_t = 40)]
     pub grains: u32,
     /// Links over mutual TLS.

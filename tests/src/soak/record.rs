@@ -28,11 +28,25 @@ pub enum Class {
     Ledger,
     /// The start of an actor: its arguments are the message.
     Spawn,
+    /// A global grain: one in the world.
+    Vault,
+    /// An actor of a global name: one in the world.
+    Deed,
 }
 
 impl Class {
     /// All of them, at the position of their number.
-    pub const ALL: [Self; 4] = [Self::Actor, Self::Cart, Self::Ledger, Self::Spawn];
+    pub const ALL: [Self; 6] = [Self::Actor, Self::Cart, Self::Ledger, Self::Spawn, Self::Vault, Self::Deed];
+
+    /// Whether it has one owner in the world, proved by a lease: never two at once (G2), whatever is done to the system.
+    pub fn is_global(self) -> bool {
+        matches!(self, Self::Vault | Self::Deed)
+    }
+
+    /// Whether its number names one of a kind, which becomes active again elsewhere.
+    pub fn moves(self) -> bool {
+        matches!(self, Self::Cart | Self::Ledger) || self.is_global()
+    }
 
     /// How it is called in reports.
     pub fn name(self) -> &'static str {
@@ -41,6 +55,8 @@ impl Class {
             Self::Cart => "grain per DC",
             Self::Ledger => "grain with one home",
             Self::Spawn => "spawn",
+            Self::Vault => "global grain",
+            Self::Deed => "global name",
         }
     }
 }

@@ -339,7 +339,8 @@ $ cargo xtask soak --minutes 5 --control-plane etcd    # or sqlite; --seed repla
 ## What it does
 
 Every node is a process of its own. Senders on all nodes tell, ask, look up and spawn, in bursts that do not wait for one
-another, to named actors and to grains of all datacenters; payloads are 0 bytes to 100 kB, so that both lanes carry them.
+another, to named actors and to grains of all datacenters, among them global names and grains, of which there is one in the
+world and which start elsewhere when their node is lost; payloads are 0 bytes to 100 kB, so that both lanes carry them.
 First everybody sends as fast as answers come: the peak of this mix on this machine. Then a share of it is sent while a
 schedule, drawn from the seed beforehand, kills and restarts nodes and leaders, shuts them down in order, pauses them,
 isolates them, cuts and black-holes and delays what is between datacenters, restarts the store and single servers of it,
@@ -357,7 +358,8 @@ in its file. The checker compares both sides of each message for 45 s and then f
 | R3 | reported as certainly not run, and ran; acknowledged, and never ran |
 | A4 | an accepted tell that was never handled though both processes lived and their link stood; an answer by another activation than the one that handled the message |
 | L3 | a spawn that starts two actors, later than 8 s after the last fault or change of members (while members disagree, each side may have one: A2) |
-| G1, G2 | one message handled by two activations; two activations of a grain at work at once, later than 8 s after the last fault or change of members or tables |
+| G1 | one message handled by two activations; two activations of a grain at work at once, later than 8 s after the last fault or change of members or tables |
+| G2 | two activations of a global grain or name at work at once, at any time, whatever is being done to the system |
 | A2, D6, healing | a name that leads to another actor, or never becomes free; a node that does not leave in order; a node or name that is not reached after the faults |
 | memory, files, tasks, actors | a curve that grows: over the last two thirds of the process's life, in quiet times, its Theil-Sen slope exceeds both a least and a share of the median (memory 8 MiB and 10 %, files 16 and 10 %, tasks 60 and 15 %, actors 60 and 25 %), and each third lies above the one before |
 | crash | a node that ends by itself |

@@ -7,7 +7,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -85,6 +85,26 @@ pub(crate) struct Cell<A: Actor> {
     /// Whether `waiting` is in use: then messages from links queue up behind it, so that order is kept.
     backlog: AtomicBool,
     waiting: Mutex<VecDeque<(Signal<A>, Option<Accept>)>>,
+    /// Senders of this node that wait for room, and their order: whoever comes while some do waits behind them. A full
+    /// mailbox may have room for a newcomer before the first of them has seen that there is room for it.
+    crowd: AtomicUsize,
+    turns: tokio::sync::Mutex<()>,
+}
+
+/// A sender in the crowd, until it is dropped.
+struct InCrowd<'a>(&'a AtomicUsize);
+
+impl<'a> InCrowd<'a> {
+    fn new(crowd: &'a AtomicUsize) -> Self {
+        crowd.fetch_add(1, Ordering::AcqRel);
+        Self(crowd)
+    }
+}
+
+impl Drop for InCrowd<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl<A: Actor> Cell<A> {
@@ -95,6 +115,8 @@ impl<A: Actor> Cell<A> {
             current: ArcSwapOption::from_pointee(first),
             backlog: AtomicBool::new(false),
             waiting: Mutex::default(),
+            crowd: AtomicUsize::new(0),
+            turns: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -165,12 +187,22 @@ impl<A: Actor> Cell<A> {
             self.queue(signal, None);
             return Ok(());
         }
-        match current.mailbox_sender().try_send(signal) {
+        let mailbox = current.mailbox_sender();
+        let sent = match self.crowd.load(Ordering::Acquire) {
+            0 => mailbox.try_send(signal),
+            _ => Err(TrySendError::Full(signal)),
+        };
+        match sent {
             Ok(()) => {}
             // Only the actor itself makes room, so it must not wait for room: the message queues outside.
             Err(TrySendError::Full(signal)) if Activation::is_current(&self.core) => self.queue(signal, None),
-            // A closed mailbox drops the envelope, which reports to the port that it did not run.
-            Err(TrySendError::Full(signal)) => drop(current.mailbox_sender().send(signal).await),
+            Err(TrySendError::Full(signal)) => {
+                // In the order in which they came here (R1). Dropped, it leaves the crowd, and its message is not sent.
+                let _in_crowd = InCrowd::new(&self.crowd);
+                let _turn = self.turns.lock().await;
+                // A closed mailbox drops the envelope, which reports to the port that it did not run.
+                drop(mailbox.send(signal).await);
+            }
             Err(TrySendError::Closed(signal)) => drop(signal),
         }
         Ok(())

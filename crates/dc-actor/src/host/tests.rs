@@ -434,6 +434,46 @@ async fn r1_what_an_actor_tells_itself_stays_in_order_beyond_its_mailbox() {
     tokio::time::timeout(SOON, all).await.expect("all twenty, in order");
 }
 
+/// Found by the soak: room came for two, and the second of a sender's messages saw it first.
+#[tokio::test]
+async fn r1_what_waits_for_room_in_a_mailbox_is_not_overtaken_by_the_same_senders_next() {
+    let bench = Bench::new(|kind| kind.mailbox(2)).await;
+    let (go, _held) = bench.hold().await;
+    let (first, second) = (bench.post(Add(1)).await, bench.post(Add(1)).await);
+    let sent: Vec<_> = (0..3).map(|_| Box::pin(bench.post(Add(1)))).collect();
+    let [mut third, mut fourth, mut fifth] = <[_; 3]>::try_from(sent).ok().expect("three");
+    assert!(futures::poll!(&mut third).is_pending(), "there is room for two");
+    go.notify_one();
+    assert_eq!((open::<Add>(first).await, open::<Add>(second).await), (Ok(1), Ok(2)));
+    // Now there is room for both, and only the mailbox knows.
+    assert!(futures::poll!(&mut fourth).is_pending(), "behind the third");
+    let third = third.await;
+    assert!(futures::poll!(&mut fifth).is_pending(), "behind the fourth");
+    let (fourth, fifth) = (fourth.await, fifth.await);
+    assert_eq!((open::<Add>(third).await, open::<Add>(fourth).await, open::<Add>(fifth).await), (Ok(3), Ok(4), Ok(5)));
+    let next = bench.post(Add(1));
+    tokio::pin!(next);
+    assert!(futures::poll!(&mut next).is_ready(), "nobody waits any more");
+}
+
+/// Whoever waits for room and gives up makes way for the others.
+#[tokio::test]
+async fn a_sender_that_gives_up_its_wait_for_room_sends_nothing_and_holds_nobody_up() {
+    let bench = Bench::new(|kind| kind.mailbox(1)).await;
+    let (go, _held) = bench.hold().await;
+    let first = bench.post(Add(1)).await;
+    let mut waits: Vec<_> = (0..3).map(|_| Box::pin(bench.post(Add(10)))).collect();
+    for wait in &mut waits {
+        assert!(futures::poll!(wait).is_pending(), "there is room for one");
+    }
+    let last = waits.pop().expect("three");
+    drop(waits);
+    go.notify_one();
+    assert_eq!(open::<Add>(first).await, Ok(1));
+    let last = tokio::time::timeout(SOON, last).await.expect("it has its turn");
+    assert_eq!(open::<Add>(last).await, Ok(11), "only the one that went on waiting");
+}
+
 #[tokio::test]
 async fn a_killed_actor_says_of_its_present_message_that_it_may_have_run() {
     let bench = Bench::new(|kind| kind).await;

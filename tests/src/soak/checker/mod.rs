@@ -11,7 +11,8 @@
 //! | R3 | a message that certainly did not run, and ran; one that was acknowledged, and did not |
 //! | A4 | an accepted tell never handled, though both nodes lived and their link stood; an answer by one who did not handle it |
 //! | L3 | a spawn that starts two actors, out of A2's limit: while members disagree each side may have one |
-//! | G1 | a message handled by two activations; two activations of a grain at work at once, out of the documented limits (G2) |
+//! | G1 | a message handled by two activations; two activations of a grain at work at once, out of the documented limits |
+//! | G2 | two activations of a global grain or name at work at once, whatever was being done to the system |
 //!
 //! Reading order: [`Checker::take`], [`Checker::advance`], [`World`].
 
@@ -44,6 +45,10 @@ const PATIENCE: u64 = 3 * SECOND;
 
 /// Messages to a grain that became active less than this ago may have been passed on, and overtaken.
 const YOUNG: u64 = 10 * SECOND;
+
+/// So long after a sender's first message to an activation of a grain, its messages may have come by way of where the
+/// grain was before, and overtake each other: as long as one may look for its target.
+const FIRST: u64 = 6 * SECOND;
 
 /// How long the link of an accepted tell must have stood, from before it was sent, for its loss to have no excuse.
 const STOOD: [u64; 2] = [2 * SECOND, 10 * SECOND];
@@ -161,7 +166,7 @@ impl Checker {
         }
         let dc = world.slot(run_of(entry.activation)).map_or(0, |slot| world.dc(slot));
         let window = self.window(entry);
-        let overtaken = window.overtaken(entry.activation, entry.seq);
+        let overtaken = window.overtaken(entry.activation, entry.seq, entry.at_us);
         let Some(slot) = window.slot(entry.seq) else {
             return self.wrong("R2", format!("{who} was handled after it had been closed"), entry.at_us);
         };
@@ -174,8 +179,10 @@ impl Checker {
             let rule = if before == entry.activation { "R2" } else { "G1" };
             let text = format!("{who} was handled twice: by {before:#x} and by {:#x}", entry.activation);
             self.wrong(rule, text, entry.at_us);
-        } else if overtaken {
-            let young = entry.grain > 0 && self.grains.age(entry, dc) < YOUNG;
+        } else if let Some(since_us) = overtaken {
+            // A sender may reach it long after it became active, and then by way of where it was before.
+            let young =
+                entry.grain > 0 && (self.grains.age(entry, dc) < YOUNG || entry.at_us.saturating_sub(since_us) < FIRST);
             self.suspicions.push((entry.at_us, Suspicion::Overtaken { entry: *entry, young }));
         }
         if matches!(told, Some((Outcome::NotRun, _))) {
@@ -237,14 +244,16 @@ impl Checker {
                 Suspicion::Again { entry } => {
                     self.wrong("L3", format!("{} started a second actor", describe(&entry, world)), at_us);
                 }
-                Suspicion::Twice { overlap, .. } if world.disturbed(overlap.at_us) => self.totals.grains_twice += 1,
+                Suspicion::Twice { overlap, entry } if !entry.class.is_global() && world.disturbed(overlap.at_us) => {
+                    self.totals.grains_twice += 1;
+                }
                 Suspicion::Twice { overlap, entry } => {
-                    // Once for each two: they overlap with every message.
+                    // Once for each two: they overlap with every message. What is global has no excuse.
                     if self.told_of.len() < 10_000 && self.told_of.insert(overlap.activations) {
                         let [a, b] = overlap.activations.map(|activation| place(activation, world));
                         let (kind, grain) = (entry.class.name(), entry.grain);
                         let text = format!("{kind} {grain} was active twice at once: {a} and {b}");
-                        self.wrong("G1", text, at_us);
+                        self.wrong(if entry.class.is_global() { "G2" } else { "G1" }, text, at_us);
                     }
                 }
             }
@@ -262,7 +271,8 @@ impl Checker {
         if excused || young {
             self.totals.overtaken_across_links += 1;
         } else {
-            let text = format!("{} was handled after a later one of its stream", describe(entry, world));
+            let by = place(entry.activation, world);
+            let text = format!("{} was handled by {by} after a later one of its stream", describe(entry, world));
             self.wrong("R1", text, entry.at_us);
         }
     }

@@ -154,3 +154,14 @@ fn g1_two_activations_are_found() {
     assert!(broken(&in_turn, &Still { disturbed: true, ..Still::default() }).is_empty(), "within the limits of G2");
     assert!(broken(&[grain(1, A), grain(2, A), grain(3, B), grain(4, B)], &Still::default()).is_empty(), "it moved");
 }
+
+#[test]
+fn g2_two_activations_of_what_is_global_are_found_whatever_is_done_to_the_system() {
+    let disturbed = Still { disturbed: true, ..Still::default() };
+    for class in [Class::Vault, Class::Deed] {
+        let one = |seq, activation| Entry { class, grain: 5, ..handled(seq, activation) };
+        assert_eq!(broken(&[one(1, A), one(2, B), one(3, A)], &disturbed), ["G2"]);
+        assert_eq!(broken(&[one(1, A), one(2, 1 << 32 | 3), one(3, A)], &disturbed), ["G2"], "also in two datacenters");
+        assert!(broken(&[one(1, A), one(2, A), one(3, B), one(4, B)], &disturbed).is_empty(), "it moved");
+    }
+}

@@ -20,6 +20,8 @@ pub(super) struct Slot {
 struct Top {
     activation: u64,
     seq: u32,
+    /// When its first message of the stream was handled.
+    since_us: u64,
 }
 
 /// A stream's open messages.
@@ -61,18 +63,19 @@ impl Window {
         self.slots.get_mut(at)
     }
 
-    /// Notes that `activation` came to `seq`. True if it had come further already: the order was changed.
-    pub(super) fn overtaken(&mut self, activation: u64, seq: u32) -> bool {
+    /// Notes that `activation` came to `seq` at this time. If it had come further already, the order was changed: then
+    /// since when it has handled messages of this stream.
+    pub(super) fn overtaken(&mut self, activation: u64, seq: u32, at_us: u64) -> Option<u64> {
         if let Some(top) = self.tops.iter_mut().find(|top| top.activation == activation) {
-            let overtaken = seq < top.seq;
+            let overtaken = (seq < top.seq).then_some(top.since_us);
             top.seq = top.seq.max(seq);
             return overtaken;
         }
         if self.tops.len() >= TOPS {
             self.tops.remove(0);
         }
-        self.tops.push(Top { activation, seq });
-        false
+        self.tops.push(Top { activation, seq, since_us: at_us });
+        None
     }
 
     /// Closes what was sent before `before_us`, in order, and gives it to `closed`.
@@ -123,8 +126,9 @@ mod tests {
     #[test]
     fn order_is_kept_for_each_activation() {
         let mut window = Window::new(Class::Actor, 1);
-        assert!(!window.overtaken(7, 1) && !window.overtaken(7, 3) && !window.overtaken(8, 2));
-        assert!(window.overtaken(7, 2));
-        assert!(!window.overtaken(8, 4));
+        let mut overtaken = |activation, seq, at| window.overtaken(activation, seq, at);
+        assert_eq!((overtaken(7, 1, 10), overtaken(7, 3, 20), overtaken(8, 2, 30)), (None, None, None));
+        assert_eq!(overtaken(7, 2, 40), Some(10));
+        assert_eq!(overtaken(8, 4, 50), None);
     }
 }
