@@ -11,6 +11,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use dc_ownership::order::Thing;
+use parking_lot::Mutex;
 
 use crate::{
     activation::Activation,
@@ -33,7 +34,21 @@ pub(crate) struct Mobile<A: RemoteActor> {
     route: ArcSwapOption<Known<A>>,
     /// One at a time looks for it; the others wait, in order.
     looking: tokio::sync::Mutex<()>,
+    told: Mutex<Told>,
 }
+
+/// When what is global was last told something over a link, so that what comes after a move does not overtake it.
+#[derive(Default)]
+struct Told {
+    /// At the place that is known.
+    here: Option<Instant>,
+    /// Where it was before: until then the next message waits.
+    settled: Option<Instant>,
+}
+
+/// How long tells that were on their way to a former owner may take to be passed on. Later messages wait for that; where
+/// it takes longer (a link that is far away and loses much), they may overtake.
+const PASSING_ON: Duration = Duration::from_millis(500);
 
 /// Whom it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +70,14 @@ impl<A: RemoteActor> Mobile<A> {
             What::Grain(id) => node.try_global().and_then(|global| global.grain(A::KIND, id)),
             What::Name(name) => Some(Thing::Name(name.to_string())),
         };
-        Self { node, what, thing, route: ArcSwapOption::empty(), looking: tokio::sync::Mutex::new(()) }
+        Self {
+            node,
+            what,
+            thing,
+            route: ArcSwapOption::empty(),
+            looking: tokio::sync::Mutex::new(()),
+            told: Mutex::default(),
+        }
     }
 
     /// One whose place is known already.
@@ -93,7 +115,7 @@ impl<A: RemoteActor> Mobile<A> {
                 return Ok(known);
             }
             // A tell would be passed on there for ever, and never say so.
-            self.forget(&known);
+            self.leave(&known);
         }
         let left = until.saturating_duration_since(self.node.clock().now());
         match tokio::time::timeout(left, self.look(until, told)).await {
@@ -180,7 +202,11 @@ impl<A: RemoteActor> Mobile<A> {
         let mut tries = Tries::new(&self.node, self.thing.as_ref(), timeout);
         loop {
             let known = self.found(&mut tries).await?;
+            self.after_what_was_told(&tries).await;
             let Err(error) = tell_by(&known.route, &mut payload, Some(tries.left()?), sender).await else {
+                if self.thing.is_some() && matches!(known.route, Route::There(_)) {
+                    self.told.lock().here = Some(self.node.clock().now());
+                }
                 return Ok(());
             };
             self.not_there(&known, &error);
@@ -205,6 +231,7 @@ impl<A: RemoteActor> Mobile<A> {
         let mut tries = Tries::new(&self.node, self.thing.as_ref(), timeout);
         loop {
             let known = self.found(&mut tries).await.map_err(AskError::Failed)?;
+            self.after_what_was_told(&tries).await;
             let left = tries.left().map_err(AskError::Failed)?;
             let error = match ask_by(&known.route, &mut payload, Some(left), sender).await {
                 Err(AskError::Failed(error)) => error,
@@ -239,9 +266,29 @@ impl<A: RemoteActor> Mobile<A> {
 
     /// Forgets where it was, if it is not there.
     fn not_there(&self, known: &Arc<Known<A>>, error: &Error) {
-        if moved(error) {
-            self.forget(known);
+        match error {
+            Error::NotOwner { not_run: true, .. } | Error::StaleEpoch { .. } => self.leave(known),
+            error if moved(error) => self.forget(known),
+            _ => {}
         }
+    }
+
+    /// As [`forget`](Self::forget), where it has another owner: what was told to this one is being passed on.
+    fn leave(&self, known: &Arc<Known<A>>) {
+        let mut told = self.told.lock();
+        if let Some(last) = told.here.take() {
+            told.settled = Some(last + PASSING_ON);
+        }
+        drop(told);
+        self.forget(known);
+    }
+
+    /// Waits until what was told to a former owner is passed on (R1).
+    async fn after_what_was_told(&self, tries: &Tries<'_>) {
+        let Some(settled) = self.thing.as_ref().and_then(|_| self.told.lock().settled) else { return };
+        let wait = settled.min(tries.until).saturating_duration_since(self.node.clock().now());
+        tokio::time::sleep(wait).await;
+        self.told.lock().settled.take_if(|at| *at <= settled);
     }
 }
 

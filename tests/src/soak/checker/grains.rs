@@ -59,13 +59,6 @@ impl Grains {
         overlaps.collect()
     }
 
-    /// How long the activation had been at work when it handled this.
-    pub(super) fn age(&self, entry: &Entry, dc: usize) -> u64 {
-        let key = (entry.class, entry.grain, if entry.class == Class::Cart { dc } else { 0 });
-        let life = self.0.get(&key).and_then(|lives| lives.iter().find(|life| life.activation == entry.activation));
-        life.map_or(0, |life| entry.at_us.saturating_sub(life.first_us))
-    }
-
     /// Forgets who has been silent for long.
     pub(super) fn forget(&mut self, now_us: u64) {
         self.0.retain(|_, lives| {

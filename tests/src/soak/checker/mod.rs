@@ -43,13 +43,6 @@ pub const LATE: u64 = 30 * SECOND;
 /// How long a suspicion waits for what may explain it.
 const PATIENCE: u64 = 3 * SECOND;
 
-/// Messages to a grain that became active less than this ago may have been passed on, and overtaken.
-const YOUNG: u64 = 10 * SECOND;
-
-/// So long after a sender's first message to an activation of a grain, its messages may have come by way of where the
-/// grain was before, and overtake each other: as long as one may look for its target.
-const FIRST: u64 = 6 * SECOND;
-
 /// How long the link of an accepted tell must have stood, from before it was sent, for its loss to have no excuse.
 const STOOD: [u64; 2] = [2 * SECOND, 10 * SECOND];
 
@@ -82,6 +75,9 @@ pub struct Violation {
     pub at_us: u64,
 }
 
+/// Violations of a guarantee that are told at once; the report has more.
+const SHOWN: u64 = 3;
+
 /// Violations that are kept with their text; all are counted.
 const KEPT: usize = 100;
 
@@ -89,7 +85,6 @@ const KEPT: usize = 100;
 enum Suspicion {
     Overtaken {
         entry: Entry,
-        young: bool,
     },
     Twice {
         overlap: Overlap,
@@ -136,7 +131,11 @@ impl Checker {
 
     /// Notes a violation; also those that others than the checker saw.
     pub fn wrong(&mut self, rule: &str, text: String, at_us: u64) {
-        *self.counts.entry(rule.to_owned()).or_default() += 1;
+        let count = self.counts.entry(rule.to_owned()).or_default();
+        *count += 1;
+        if *count <= SHOWN {
+            println!("         {rule}: {text}");
+        }
         if self.violations.len() < KEPT {
             self.violations.push(Violation { rule: rule.to_owned(), text, at_us });
         }
@@ -166,7 +165,7 @@ impl Checker {
         }
         let dc = world.slot(run_of(entry.activation)).map_or(0, |slot| world.dc(slot));
         let window = self.window(entry);
-        let overtaken = window.overtaken(entry.activation, entry.seq, entry.at_us);
+        let overtaken = window.overtaken(entry.activation, entry.seq);
         let Some(slot) = window.slot(entry.seq) else {
             return self.wrong("R2", format!("{who} was handled after it had been closed"), entry.at_us);
         };
@@ -179,11 +178,8 @@ impl Checker {
             let rule = if before == entry.activation { "R2" } else { "G1" };
             let text = format!("{who} was handled twice: by {before:#x} and by {:#x}", entry.activation);
             self.wrong(rule, text, entry.at_us);
-        } else if let Some(since_us) = overtaken {
-            // A sender may reach it long after it became active, and then by way of where it was before.
-            let young =
-                entry.grain > 0 && (self.grains.age(entry, dc) < YOUNG || entry.at_us.saturating_sub(since_us) < FIRST);
-            self.suspicions.push((entry.at_us, Suspicion::Overtaken { entry: *entry, young }));
+        } else if overtaken {
+            self.suspicions.push((entry.at_us, Suspicion::Overtaken { entry: *entry }));
         }
         if matches!(told, Some((Outcome::NotRun, _))) {
             self.wrong("R3", format!("{who} certainly did not run, and ran"), entry.at_us);
@@ -202,6 +198,9 @@ impl Checker {
         slot.sent_us = entry.sent_us;
         slot.told = Some((outcome, entry.activation));
         let ran = slot.handled_by != 0;
+        if outcome == Outcome::Acknowledged {
+            window.answered(entry.activation, entry.at_us);
+        }
         if outcome == Outcome::NotRun && ran {
             let who = describe(entry, world);
             self.wrong("R3", format!("{who} certainly did not run, and ran"), entry.at_us);
@@ -239,7 +238,7 @@ impl Checker {
         let ripe: Vec<(u64, Suspicion)> = ripe;
         for (at_us, suspicion) in ripe {
             match suspicion {
-                Suspicion::Overtaken { entry, young } => self.judge_order(&entry, young, world),
+                Suspicion::Overtaken { entry } => self.judge_order(&entry, world),
                 Suspicion::Again { entry } if world.disturbed(entry.at_us) => self.totals.spawns_twice += 1,
                 Suspicion::Again { entry } => {
                     self.wrong("L3", format!("{} started a second actor", describe(&entry, world)), at_us);
@@ -260,7 +259,7 @@ impl Checker {
         }
     }
 
-    fn judge_order(&mut self, entry: &Entry, young: bool, world: &impl World) {
+    fn judge_order(&mut self, entry: &Entry, world: &impl World) {
         let slots = (world.slot(run_of(entry.stream)), world.slot(run_of(entry.activation)));
         let excused = match slots {
             (Some(from), Some(to)) if from != to => {
@@ -268,7 +267,10 @@ impl Checker {
             }
             _ => false,
         };
-        if excused || young {
+        // Before its first answer a sender may take a grain for where it was before: what it tells is passed on from
+        // there, and what it asks comes back.
+        let knew = self.streams.get(&entry.stream).is_some_and(|window| window.knew(entry.activation, entry.sent_us));
+        if excused || (entry.class.moves() && !knew) {
             self.totals.overtaken_across_links += 1;
         } else {
             let by = place(entry.activation, world);

@@ -90,6 +90,18 @@ fn r1_a_message_that_is_overtaken_is_found_unless_its_link_was_lost() {
 }
 
 #[test]
+fn r1_a_grains_messages_are_in_order_once_their_sender_had_an_answer() {
+    let grain = |entry: Entry| Entry { class: Class::Ledger, grain: 5, ..entry };
+    let (asked, answered) = (grain(handled(1, A)), grain(told(1, Outcome::Acknowledged, A)));
+    let swapped = [grain(handled(4, A)), grain(handled(3, A))];
+    assert!(broken(&swapped, &Still::default()).is_empty(), "one went by way of where the grain was");
+    assert_eq!(broken(&[asked, answered, swapped[0], swapped[1]], &Still::default()), ["R1"]);
+    assert_eq!(broken(&[asked, swapped[0], swapped[1], answered], &Still::default()), ["R1"], "read in another order");
+    let late = Entry { at_us: swapped[1].sent_us + 1, ..answered };
+    assert!(broken(&[asked, late, swapped[0], swapped[1]], &Still::default()).is_empty(), "sent before the answer");
+}
+
+#[test]
 fn r2_a_message_that_is_handled_twice_is_found_also_much_later() {
     assert_eq!(broken(&[handled(1, A), handled(1, A)], &Still::default()), ["R2"]);
     let mut checker = Checker::default();

@@ -20,8 +20,6 @@ pub(super) struct Slot {
 struct Top {
     activation: u64,
     seq: u32,
-    /// When its first message of the stream was handled.
-    since_us: u64,
 }
 
 /// A stream's open messages.
@@ -34,6 +32,8 @@ pub(super) struct Window {
     base: u32,
     slots: VecDeque<Slot>,
     tops: Vec<Top>,
+    /// Activations that have answered, and when the first answer came.
+    answered: Vec<(u64, u64)>,
 }
 
 /// Activations whose progress is remembered, in each stream.
@@ -44,7 +44,7 @@ const WIDEST: u32 = 1 << 20;
 
 impl Window {
     pub(super) fn new(class: Class, seq: u32) -> Self {
-        Self { class, closed: 0, base: seq, slots: VecDeque::new(), tops: Vec::new() }
+        Self { class, closed: 0, base: seq, slots: VecDeque::new(), tops: Vec::new(), answered: Vec::new() }
     }
 
     /// The message of this number; `None` if it was closed, or is no number that the stream could have come to.
@@ -63,19 +63,35 @@ impl Window {
         self.slots.get_mut(at)
     }
 
-    /// Notes that `activation` came to `seq` at this time. If it had come further already, the order was changed: then
-    /// since when it has handled messages of this stream.
-    pub(super) fn overtaken(&mut self, activation: u64, seq: u32, at_us: u64) -> Option<u64> {
+    /// Notes that `activation` came to `seq`. True if it had come further already: the order was changed.
+    pub(super) fn overtaken(&mut self, activation: u64, seq: u32) -> bool {
         if let Some(top) = self.tops.iter_mut().find(|top| top.activation == activation) {
-            let overtaken = (seq < top.seq).then_some(top.since_us);
+            let overtaken = seq < top.seq;
             top.seq = top.seq.max(seq);
             return overtaken;
         }
         if self.tops.len() >= TOPS {
             self.tops.remove(0);
         }
-        self.tops.push(Top { activation, seq, since_us: at_us });
-        None
+        self.tops.push(Top { activation, seq });
+        false
+    }
+
+    /// Notes that an ask was answered by `activation`: from here on the sender knows where its target is.
+    pub(super) fn answered(&mut self, activation: u64, at_us: u64) {
+        if let Some((_, first_us)) = self.answered.iter_mut().find(|(by, _)| *by == activation) {
+            *first_us = at_us.min(*first_us);
+            return;
+        }
+        if self.answered.len() >= TOPS {
+            self.answered.remove(0);
+        }
+        self.answered.push((activation, at_us));
+    }
+
+    /// Whether the sender had an answer of `activation` before it sent something at `sent_us`.
+    pub(super) fn knew(&self, activation: u64, sent_us: u64) -> bool {
+        self.answered.iter().any(|(by, first_us)| *by == activation && *first_us <= sent_us)
     }
 
     /// Closes what was sent before `before_us`, in order, and gives it to `closed`.
@@ -126,9 +142,16 @@ mod tests {
     #[test]
     fn order_is_kept_for_each_activation() {
         let mut window = Window::new(Class::Actor, 1);
-        let mut overtaken = |activation, seq, at| window.overtaken(activation, seq, at);
-        assert_eq!((overtaken(7, 1, 10), overtaken(7, 3, 20), overtaken(8, 2, 30)), (None, None, None));
-        assert_eq!(overtaken(7, 2, 40), Some(10));
-        assert_eq!(overtaken(8, 4, 50), None);
+        assert!(!window.overtaken(7, 1) && !window.overtaken(7, 3) && !window.overtaken(8, 2));
+        assert!(window.overtaken(7, 2));
+        assert!(!window.overtaken(8, 4));
+    }
+
+    #[test]
+    fn what_was_sent_after_an_answer_was_sent_by_one_who_knew() {
+        let mut window = Window::new(Class::Vault, 1);
+        window.answered(7, 20);
+        window.answered(7, 30);
+        assert!(!window.knew(7, 19) && window.knew(7, 20) && !window.knew(8, 50));
     }
 }
