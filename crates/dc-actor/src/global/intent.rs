@@ -1,6 +1,9 @@
 //! The operator's word for this datacenter, obeyed: drain hands over what this node owns, out waits for all nodes (P8).
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use dc_cache::TableEvent;
 use dc_core::IntentKind;
@@ -41,6 +44,9 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
             _ if node.accepting().is_err() => return,
             (Some(IntentKind::Drain | IntentKind::Out), running) => {
                 let over = running.as_ref().and_then(|drain| drain.progress().end);
+                if over == Some(DrainEnd::Done) {
+                    global.drained.store(true, Ordering::Release);
+                }
                 let again = match over {
                     None => running.is_none(),
                     // What is owned after that came by another way: a spawn here, a session that was lost.
@@ -60,6 +66,7 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
                     tracing::info!(node = %node.label(), "the drain is undone: what is still owned here stays");
                     drain.abort();
                 }
+                global.drained.store(false, Ordering::Release);
                 global.ownership.set_taking(true);
             }
             (Some(_) | None, _) => {}
@@ -79,7 +86,7 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
         empty = if nothing { empty + 1 } else { 0 };
         tell_registrar(&node, empty < 2, &mut told).await;
         drop(node);
-        wakers.wait().await;
+        wakers.wait(drain.as_mut()).await;
     }
 }
 
@@ -93,13 +100,20 @@ struct Wakers {
 
 impl Wakers {
     /// Waits for news, at most until it is time to look all the same.
-    async fn wait(&mut self) {
+    async fn wait(&mut self, drain: Option<&mut DrainHandle>) {
         let look = tokio::time::sleep(LOOK);
+        let drained = async {
+            match drain.filter(|drain| drain.progress().end.is_none()) {
+                Some(drain) => drop(drain.done().await),
+                None => std::future::pending().await,
+            }
+        };
         let ended = tokio::select! {
             // What was missed shows in the table all the same.
             event = self.events.recv() => matches!(event, Err(RecvError::Closed)),
             news = self.lists.changed() => news.is_err(),
             news = self.waits.changed() => news.is_err(),
+            () = drained => false,
             () = look => false,
         };
         if ended {

@@ -18,7 +18,11 @@ mod slots;
 mod spawns;
 mod standing;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use dc_core::{DataCenterId, Endpoint, Epoch, NodeId, SharedClock};
 use dc_ownership::{
@@ -65,6 +69,9 @@ pub(crate) struct Global {
     heard: heard::Heard,
     /// Where names were found.
     found: Mutex<HashMap<String, (Location, u64, String)>>,
+    /// The datacenter is to be drained, and this node has handed over what it had: what still comes, from nodes that have
+    /// not heard of it yet, is handed on, and nothing starts for it.
+    drained: AtomicBool,
 }
 
 /// A place, and under which epoch it is one; 0 where epochs play no part.
@@ -101,6 +108,7 @@ impl Global {
             // A title ends a TTL after its renewal; what was sent under it is not on its way for longer.
             heard: heard::Heard::new(ttl * 3),
             found: Mutex::default(),
+            drained: AtomicBool::new(false),
         }
     }
 

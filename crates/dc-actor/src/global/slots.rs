@@ -3,7 +3,7 @@
 //! No store is asked: the slot's owner is known from what the node watches, and its title is the claim.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -243,6 +243,10 @@ async fn start(
     id: &Arc<str>,
 ) -> Result<Located, Error> {
     node.accepting_owned()?;
+    if grain.global.drained.load(Ordering::Acquire) {
+        let reason = "its owner's datacenter has drained, and hands it on".to_owned();
+        return Err(Error::OwnershipUnavailable { what: identity(kind, id), reason });
+    }
     let Some((_, maker)) = node.kinds().grain(kind) else {
         return Err(Error::TypeNotRegistered { kind: kind.to_owned(), node: node.label() });
     };

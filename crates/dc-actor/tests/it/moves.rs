@@ -8,14 +8,16 @@ use std::{
 
 use dc_actor::{ActorSystem, DrainOptions, DrainOutcome, Error, Loss, Ref};
 use dc_controlplane::{
-    ControlPlane,
+    ControlPlane, Expected,
     memory::{Failure, MemoryControlPlane, MemoryOptions, Operation},
+    ownership::{Document, Keep, Swap},
 };
 use dc_core::{DataCenterState, Intent, IntentKind};
+use serde_json::Value;
 
 use crate::{
     global::{check_fencing, count, end, opening, sites_with, turn},
-    owned::{self, Basket, Count, Keeper, Ledger, Seen, Slowly, Till, log},
+    owned::{self, Basket, Count, Entry, Keeper, Ledger, Seen, Slowly, Till, log},
     world::{OWN_TTL, SOON, World, eventually, shut_down, soon},
 };
 
@@ -265,6 +267,59 @@ async fn p8_a_node_that_was_out_of_reach_while_its_datacenter_was_drained_takes_
     eventually("its record follows the intent", || async { draining().then_some(()) }).await;
     assert_eq!(stat("titles"), taken, "every slot was there to be taken");
     soon("shutdown", node.shutdown()).await.expect("ends in good order");
+}
+
+/// Found by the simulation of whole systems: a hand-over to a node that had drained was under way when it did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p8_what_still_comes_to_a_drained_datacenter_is_handed_on_and_nothing_starts_for_it() {
+    let _turn = turn().await;
+    let world = World::new("p8-late");
+    let sites = sites_with(&world, CALM, [("dc-1", 1), ("dc-2", 1)]).await;
+    let (here, drained) = (&sites[0].nodes[0], &sites[1].nodes[0]);
+    let mut drain = drained.drain(DrainOptions::default()).await.expect("written");
+    assert_eq!(soon("the drain", drain.outcome()).await, DrainOutcome::Drained);
+    let basket = here.grain::<Basket>("p8-late");
+    let seen = basket.ask(Count(1)).timeout(SOON).await.expect("counts");
+    assert_eq!(seen.dc, "dc-1");
+    // As from a node that has not heard of the drain: all that dc-1 owns is handed to the node of dc-2.
+    let session = session_of(&world, "dc-2");
+    let mut handed = 0;
+    let documents = world.plane().ownership().expect("it has documents");
+    for document in world.store.documents("g/") {
+        let mut slots: Value = serde_json::from_slice(&document.body).expect("ours");
+        for owner in slots["owners"].as_array_mut().expect("a list").iter_mut().filter(|owner| owner["dc"] == "dc-1") {
+            (owner["session"], owner["dc"]) = (session.clone(), "dc-2".into());
+            handed += 1;
+        }
+        for slot in slots["slots"].as_array_mut().expect("a list").iter_mut().filter(|slot| !slot.is_null()) {
+            slot[1] = (slot[1].as_u64().expect("an epoch") + 1).into();
+        }
+        slots["nonce"] = handed.into();
+        let body = serde_json::to_vec(&slots).expect("written").into();
+        let expected = Expected::Version(document.version);
+        let swapped = documents.compare_and_set(&document.key, expected, body, Keep::Forever).await.expect("asked");
+        assert!(matches!(swapped, Swap::Done(_)), "{swapped:?}");
+    }
+    assert!(handed > 0, "there was something to hand over");
+    let starts = |log: Vec<Entry>| log.iter().map(|entry| entry.epoch).collect::<Vec<_>>();
+    eventually("it is handed on", || async {
+        let again = basket.ask(Count(2)).timeout(SOON).await.ok()?;
+        assert_eq!(again.dc, "dc-1", "what has drained starts nothing: epochs {:?}", starts(log("basket/p8-late")));
+        // It was with dc-2 in between.
+        (again.epoch > seen.epoch + 1).then_some(())
+    })
+    .await;
+    end(sites).await;
+}
+
+/// The session of the one node of a datacenter, as documents name it.
+fn session_of(world: &World, dc: &str) -> Value {
+    let sessions = world.store.documents("s/");
+    let of = |document: &Document| {
+        let read: Value = serde_json::from_slice(&document.body).ok()?;
+        (read["dc"]["name"] == dc).then(|| document.key.as_str()[2..].into())
+    };
+    sessions.iter().find_map(of).expect("it has one")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
