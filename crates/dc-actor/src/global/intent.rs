@@ -85,8 +85,10 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
         let nothing = leaves && done && global.ownership.ready() && global.ownership.owned_by(own) == 0;
         empty = if nothing { empty + 1 } else { 0 };
         tell_registrar(&node, empty < 2, &mut told).await;
+        // The end of the first is heeded at once; later ones may follow each other while what ran here is ending.
+        let first = drain.as_mut().filter(|_| !global.drained.load(Ordering::Acquire));
         drop(node);
-        wakers.wait(drain.as_mut()).await;
+        wakers.wait(first).await;
     }
 }
 
@@ -104,7 +106,8 @@ impl Wakers {
         let look = tokio::time::sleep(LOOK);
         let drained = async {
             match drain.filter(|drain| drain.progress().end.is_none()) {
-                Some(drain) => drop(drain.done().await),
+                // Without an end where the driver has ended before it.
+                Some(drain) => drain.done().await.end.is_none(),
                 None => std::future::pending().await,
             }
         };
@@ -113,7 +116,7 @@ impl Wakers {
             event = self.events.recv() => matches!(event, Err(RecvError::Closed)),
             news = self.lists.changed() => news.is_err(),
             news = self.waits.changed() => news.is_err(),
-            () = drained => false,
+            ended = drained => ended,
             () = look => false,
         };
         if ended {
