@@ -270,7 +270,9 @@ impl Checker {
         // Before its first answer a sender may take a grain for where it was before: what it tells is passed on from
         // there, and what it asks comes back.
         let knew = self.streams.get(&entry.stream).is_some_and(|window| window.knew(entry.activation, entry.sent_us));
-        if excused || (entry.class.moves() && !knew) {
+        // One whose home follows from who is a member may be looked for elsewhere, and back, while members differ.
+        let astray = !entry.class.is_global() && world.disturbed(entry.at_us);
+        if excused || (entry.class.moves() && (!knew || astray)) {
             self.totals.overtaken_across_links += 1;
         } else {
             let by = place(entry.activation, world);

@@ -97,6 +97,11 @@ fn r1_a_grains_messages_are_in_order_once_their_sender_had_an_answer() {
     assert!(broken(&swapped, &Still::default()).is_empty(), "one went by way of where the grain was");
     assert_eq!(broken(&[asked, answered, swapped[0], swapped[1]], &Still::default()), ["R1"]);
     assert_eq!(broken(&[asked, swapped[0], swapped[1], answered], &Still::default()), ["R1"], "read in another order");
+    let disturbed = Still { disturbed: true, ..Still::default() };
+    let entries = [asked, answered, swapped[0], swapped[1]];
+    assert!(broken(&entries, &disturbed).is_empty(), "its home was another one in between");
+    let global = entries.map(|entry| Entry { class: Class::Vault, ..entry });
+    assert_eq!(broken(&global, &disturbed), ["R1"], "which does not follow from members");
     let late = Entry { at_us: swapped[1].sent_us + 1, ..answered };
     assert!(broken(&[asked, late, swapped[0], swapped[1]], &Still::default()).is_empty(), "sent before the answer");
 }
