@@ -11,7 +11,6 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use dc_ownership::order::Thing;
-use parking_lot::Mutex;
 
 use crate::{
     activation::Activation,
@@ -34,16 +33,53 @@ pub(crate) struct Mobile<A: RemoteActor> {
     route: ArcSwapOption<Known<A>>,
     /// One at a time looks for it; the others wait, in order.
     looking: tokio::sync::Mutex<()>,
-    told: Mutex<Told>,
+    told: Told,
 }
 
-/// When what is global was last told something over a link, so that what comes after a move does not overtake it.
-#[derive(Default)]
+/// When what is global was last told something over a link, so that what comes after a move does not overtake it. Times
+/// are nanoseconds since `base`; 0 for none.
 struct Told {
+    base: Instant,
     /// At the place that is known.
-    here: Option<Instant>,
+    here: AtomicU64,
     /// Where it was before: until then the next message waits.
-    settled: Option<Instant>,
+    settled: AtomicU64,
+}
+
+impl Told {
+    fn new(base: Instant) -> Self {
+        Self { base, here: AtomicU64::new(0), settled: AtomicU64::new(0) }
+    }
+
+    fn note(&self, now: Instant) {
+        self.here.store(self.since_base(now), Ordering::Relaxed);
+    }
+
+    /// It has another owner: what was told is on its way to it for a while.
+    fn leave(&self) {
+        let last = self.here.swap(0, Ordering::AcqRel);
+        if last != 0 {
+            let settled = self.since_base(self.base + Duration::from_nanos(last) + PASSING_ON);
+            self.settled.fetch_max(settled, Ordering::AcqRel);
+        }
+    }
+
+    /// Until when the next message waits. One load, where nothing was left.
+    fn settled(&self) -> Option<Instant> {
+        match self.settled.load(Ordering::Acquire) {
+            0 => None,
+            settled => Some(self.base + Duration::from_nanos(settled)),
+        }
+    }
+
+    fn has_settled(&self, at: Instant) {
+        // An Err says that a later move has to settle yet.
+        let _ = self.settled.compare_exchange(self.since_base(at), 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    fn since_base(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 /// How long tells that were on their way to a former owner may take to be passed on. Later messages wait for that; where
@@ -70,14 +106,8 @@ impl<A: RemoteActor> Mobile<A> {
             What::Grain(id) => node.try_global().and_then(|global| global.grain(A::KIND, id)),
             What::Name(name) => Some(Thing::Name(name.to_string())),
         };
-        Self {
-            node,
-            what,
-            thing,
-            route: ArcSwapOption::empty(),
-            looking: tokio::sync::Mutex::new(()),
-            told: Mutex::default(),
-        }
+        let told = Told::new(node.clock().now());
+        Self { node, what, thing, route: ArcSwapOption::empty(), looking: tokio::sync::Mutex::new(()), told }
     }
 
     /// One whose place is known already.
@@ -205,7 +235,7 @@ impl<A: RemoteActor> Mobile<A> {
             self.after_what_was_told(&tries).await;
             let Err(error) = tell_by(&known.route, &mut payload, Some(tries.left()?), sender).await else {
                 if self.thing.is_some() && matches!(known.route, Route::There(_)) {
-                    self.told.lock().here = Some(self.node.clock().now());
+                    self.told.note(self.node.clock().now());
                 }
                 return Ok(());
             };
@@ -275,20 +305,16 @@ impl<A: RemoteActor> Mobile<A> {
 
     /// As [`forget`](Self::forget), where it has another owner: what was told to this one is being passed on.
     fn leave(&self, known: &Arc<Known<A>>) {
-        let mut told = self.told.lock();
-        if let Some(last) = told.here.take() {
-            told.settled = Some(last + PASSING_ON);
-        }
-        drop(told);
+        self.told.leave();
         self.forget(known);
     }
 
     /// Waits until what was told to a former owner is passed on (R1).
     async fn after_what_was_told(&self, tries: &Tries<'_>) {
-        let Some(settled) = self.thing.as_ref().and_then(|_| self.told.lock().settled) else { return };
+        let Some(settled) = self.told.settled() else { return };
         let wait = settled.min(tries.until).saturating_duration_since(self.node.clock().now());
         tokio::time::sleep(wait).await;
-        self.told.lock().settled.take_if(|at| *at <= settled);
+        self.told.has_settled(settled);
     }
 }
 

@@ -73,9 +73,7 @@ pub(crate) async fn follow_intent(system: WeakSystem) {
         }
         // Until then a node of a drained datacenter that starts again, or was out of reach, took nothing back. What a
         // watch shows is no answer: a node that was paused reads what was sent before.
-        if let Some(listed) = listed.filter(|listed| since.is_some_and(|since| *listed >= since))
-            && wanted.is_some()
-        {
+        if let (Some(_), Some(listed)) = (wanted, listed.filter(|_| since.is_some() && listed >= since)) {
             global.ownership.told(listed);
         }
         // Only what is counted after the intent is known says that nothing is owned: until then more may come. Twice,

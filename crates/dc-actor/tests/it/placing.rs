@@ -13,6 +13,7 @@ use crate::{
     actors::Cart,
     global::{check_fencing, end, sites, sites_with, turn},
     owned::{self, Basket, Count, Seen, Slowly, Till, log},
+    watches::moved,
     world::{SOON, World, eventually, shut_down, soon, until_known},
 };
 
@@ -124,6 +125,37 @@ async fn g5_messages_of_one_sender_keep_their_order_when_its_grain_is_placed_els
     assert!(numbers.is_sorted(), "{numbers:?}");
     assert_eq!(numbers.len() as u64, told, "none was lost");
     assert_eq!(count(&basket, 0).await.dc, other(&first));
+    end(sites).await;
+}
+
+/// Found by the soak: what was told went by way of the former owner for as long as that lived, and what was asked did not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_once_the_senders_node_knows_of_a_move_its_messages_go_to_the_new_owner_in_order() {
+    let _turn = turn().await;
+    let world = World::new("r1-known");
+    let sites = sites_with(&world, CALM, [("dc-1", 1), ("dc-2", 1), ("dc-3", 1)]).await;
+    let far = &sites[2].nodes[0];
+    let basket = far.grain::<Basket>("r1-known");
+    place(&basket, "dc-1").await;
+    assert_eq!(count(&basket, 0).await.dc, "dc-1");
+    let mut watch = far.watch(&basket);
+    // By another node: this reference still has the old place.
+    place(&sites[1].nodes[0].grain::<Basket>("r1-known"), "dc-2").await;
+    while moved(&mut watch).await.0 != "dc-2" {}
+    let sent = (1..=30).map(|number| {
+        let basket = basket.clone();
+        async move {
+            match number % 2 {
+                0 => drop(basket.ask(Count(number)).timeout(SOON).await.expect("counts")),
+                _ => basket.tell(Count(number)).timeout(SOON).await.expect("accepted"),
+            }
+        }
+    });
+    // Begun in this order, none waiting for another; the last one is an ask.
+    futures::future::join_all(sent).await;
+    let numbers: Vec<u64> =
+        log("basket/r1-known").iter().map(|entry| entry.number).filter(|number| *number > 0).collect();
+    assert_eq!(numbers, (1..=30).collect::<Vec<_>>());
     end(sites).await;
 }
 
