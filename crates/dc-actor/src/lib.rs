@@ -16,6 +16,7 @@ pub mod codec;
 mod context;
 mod error;
 mod events;
+mod former;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -15,6 +15,7 @@ use dc_ownership::order::Thing;
 use crate::{
     activation::Activation,
     error::{AskError, Error, NewOwner},
+    former::{Former, Told, Unanswered},
     global::{self, Located},
     grain::{self, NotFound},
     host::Key,
@@ -33,58 +34,9 @@ pub(crate) struct Mobile<A: RemoteActor> {
     route: ArcSwapOption<Known<A>>,
     /// One at a time looks for it; the others wait, in order.
     looking: tokio::sync::Mutex<()>,
-    told: Told,
+    /// Where it was before: what was told there may be on its way.
+    former: Former<A>,
 }
-
-/// When what is global was last told something over a link, so that what comes after a move does not overtake it. Times
-/// are nanoseconds since `base`; 0 for none.
-struct Told {
-    base: Instant,
-    /// At the place that is known.
-    here: AtomicU64,
-    /// Where it was before: until then the next message waits.
-    settled: AtomicU64,
-}
-
-impl Told {
-    fn new(base: Instant) -> Self {
-        Self { base, here: AtomicU64::new(0), settled: AtomicU64::new(0) }
-    }
-
-    fn note(&self, now: Instant) {
-        self.here.store(self.since_base(now), Ordering::Relaxed);
-    }
-
-    /// It has another owner: what was told is on its way to it for a while.
-    fn leave(&self) {
-        let last = self.here.swap(0, Ordering::AcqRel);
-        if last != 0 {
-            let settled = self.since_base(self.base + Duration::from_nanos(last) + PASSING_ON);
-            self.settled.fetch_max(settled, Ordering::AcqRel);
-        }
-    }
-
-    /// Until when the next message waits. One load, where nothing was left.
-    fn settled(&self) -> Option<Instant> {
-        match self.settled.load(Ordering::Acquire) {
-            0 => None,
-            settled => Some(self.base + Duration::from_nanos(settled)),
-        }
-    }
-
-    fn has_settled(&self, at: Instant) {
-        // An Err says that a later move has to settle yet.
-        let _ = self.settled.compare_exchange(self.since_base(at), 0, Ordering::AcqRel, Ordering::Relaxed);
-    }
-
-    fn since_base(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
-/// How long tells that were on their way to a former owner may take to be passed on. Later messages wait for that; where
-/// it takes longer (a link that is far away and loses much), they may overtake.
-const PASSING_ON: Duration = Duration::from_millis(500);
 
 /// Whom it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,9 +47,10 @@ pub(crate) enum What {
 
 struct Known<A: RemoteActor> {
     located: Located,
-    route: Route<A>,
+    route: Arc<Route<A>>,
     /// As of which generation of what this node knows of owners no newer one was known; 0: not looked yet.
     as_of: AtomicU64,
+    told: Told,
 }
 
 impl<A: RemoteActor> Mobile<A> {
@@ -106,8 +59,8 @@ impl<A: RemoteActor> Mobile<A> {
             What::Grain(id) => node.try_global().and_then(|global| global.grain(A::KIND, id)),
             What::Name(name) => Some(Thing::Name(name.to_string())),
         };
-        let told = Told::new(node.clock().now());
-        Self { node, what, thing, route: ArcSwapOption::empty(), looking: tokio::sync::Mutex::new(()), told }
+        let looking = tokio::sync::Mutex::new(());
+        Self { node, what, thing, route: ArcSwapOption::empty(), looking, former: Former::new() }
     }
 
     /// One whose place is known already.
@@ -126,8 +79,9 @@ impl<A: RemoteActor> Mobile<A> {
             What::Grain(id) => Key::Grain(id.clone()),
             What::Name(name) => Key::Global(name.clone()),
         };
-        let route = Route::to(&self.node, &located, &key);
-        let known = Arc::new(Known { located, route, as_of: AtomicU64::new(0) });
+        let route = Arc::new(Route::to(&self.node, &located, &key));
+        let told = Told::new(self.node.clock().now());
+        let known = Arc::new(Known { located, route, as_of: AtomicU64::new(0), told });
         self.route.store(Some(known.clone()));
         known
     }
@@ -232,11 +186,10 @@ impl<A: RemoteActor> Mobile<A> {
         let mut tries = Tries::new(&self.node, self.thing.as_ref(), timeout);
         loop {
             let known = self.found(&mut tries).await?;
-            self.after_what_was_told(&tries).await;
-            let Err(error) = tell_by(&known.route, &mut payload, Some(tries.left()?), sender).await else {
-                if self.thing.is_some() && matches!(known.route, Route::There(_)) {
-                    self.told.note(self.node.clock().now());
-                }
+            self.after_what_was_told(&tries, sender).await;
+            let left = tries.left()?;
+            let Err(error) = tell_by(&known.route, &mut payload, Some(left), sender).await else {
+                self.note_told(&known);
                 return Ok(());
             };
             self.not_there(&known, &error);
@@ -261,9 +214,15 @@ impl<A: RemoteActor> Mobile<A> {
         let mut tries = Tries::new(&self.node, self.thing.as_ref(), timeout);
         loop {
             let known = self.found(&mut tries).await.map_err(AskError::Failed)?;
-            self.after_what_was_told(&tries).await;
+            self.after_what_was_told(&tries, sender).await;
             let left = tries.left().map_err(AskError::Failed)?;
-            let error = match ask_by(&known.route, &mut payload, Some(left), sender).await {
+            let mut unanswered = self.unanswered(&known);
+            let answer = ask_by(&known.route, &mut payload, Some(left), sender).await;
+            if !matches!(&answer, Err(AskError::Failed(error)) if !error.certainly_not_run()) {
+                unanswered.at = None;
+            }
+            drop(unanswered);
+            let error = match answer {
                 Err(AskError::Failed(error)) => error,
                 answer => {
                     if payload.was_forwarded() {
@@ -305,16 +264,36 @@ impl<A: RemoteActor> Mobile<A> {
 
     /// As [`forget`](Self::forget), where it has another owner: what was told to this one is being passed on.
     fn leave(&self, known: &Arc<Known<A>>) {
-        self.told.leave();
+        let handed_over = self.thing.as_ref().is_some_and(|thing| self.node.handed_over(thing, known.located.epoch));
+        self.former.leave(&known.route, &known.told, handed_over, self.node.clock().now());
         self.forget(known);
     }
 
-    /// Waits until what was told to a former owner is passed on (R1).
-    async fn after_what_was_told(&self, tries: &Tries<'_>) {
-        let Some(settled) = self.told.settled() else { return };
-        let wait = settled.min(tries.until).saturating_duration_since(self.node.clock().now());
-        tokio::time::sleep(wait).await;
-        self.told.has_settled(settled);
+    /// Something was told there.
+    fn note_told(&self, known: &Arc<Known<A>>) {
+        if self.thing.is_none() || !matches!(*known.route, Route::There(_)) {
+            return;
+        }
+        known.told.note(self.node.clock().now());
+        // Another message has left it meanwhile: that one's sign may be ahead of this.
+        if !self.route.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, known)) {
+            self.leave(known);
+        }
+    }
+
+    fn unanswered<'a>(&self, known: &'a Known<A>) -> Unanswered<'a> {
+        let over_a_link = self.thing.is_some() && matches!(*known.route, Route::There(_));
+        Unanswered { told: &known.told, at: over_a_link.then(|| self.node.clock().now()) }
+    }
+
+    /// Waits until what this sender told a former owner is passed on (R1), as long as the message may wait.
+    async fn after_what_was_told(&self, tries: &Tries<'_>, sender: Option<&Activation>) {
+        if self.former.is_empty() {
+            return;
+        }
+        let left = tries.until.saturating_duration_since(self.node.clock().now());
+        // An Err is a message whose time is over.
+        let _ = tokio::time::timeout(left, self.former.passed_all(sender, self.node.clock())).await;
     }
 }
 

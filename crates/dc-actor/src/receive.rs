@@ -56,6 +56,9 @@ impl Receiver for Messages {
         if incoming.message.kind.as_str() == wire::LANDED {
             return global::landed(&node, incoming);
         }
+        if incoming.message.kind.as_str() == wire::PASSED_ALL {
+            return grain::passed_all(&node, incoming);
+        }
         let wish = Wish::Call { kind: incoming.message.kind.as_str(), message: incoming.message.message.as_str() };
         if let Err(error) = node.authorise(&from.dc, wish) {
             return refuse(&node, incoming, error);

@@ -7,7 +7,7 @@ use dc_ownership::{
     ids::{GroupId, Slot},
     order::Thing,
 };
-use dc_remoting::ServiceId;
+use dc_remoting::{Message, ServiceId, Symbol};
 
 use crate::{error::Error, link, reference::Location};
 
@@ -40,6 +40,16 @@ pub(crate) const ENDED: ServiceId = ServiceId(27);
 pub(crate) const PLACE_IN: ServiceId = ServiceId(28);
 /// The kind and type of the message that ends what is forwarded in a hand-over. No kind has a `/` in its name.
 pub(crate) const LANDED: &str = "/landed";
+/// The kind of the question whether all that came before it on its channel, for the target that it names, has been
+/// passed on and taken in. Its message type is the target's kind.
+pub(crate) const PASSED_ALL: &str = "/passed-all";
+
+/// The sign that all that was sent before on the same channel has been taken in, once it is answered; and that it is
+/// all of `key`, a [`ThingBody`], unless that is empty.
+pub(crate) fn landed(key: Bytes, epoch: u64) -> Message {
+    let sign = Symbol::from_static(LANDED);
+    Message { to: 0, kind: sign.clone(), key, message: sign, epoch, from: Bytes::new(), payload: Bytes::new() }
+}
 
 /// Something that is owned: a slot of a placement group, one identity of a slot, or, if `name` is not empty, a name.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -30,7 +30,7 @@ use crate::{
     host::{AnyCell, Key},
     link::{self, Incoming},
     system::{Node, WeakSystem},
-    wire::{self, FindBody, GrainBody, LANDED, ThingBody},
+    wire::{self, FindBody, GrainBody, ThingBody},
 };
 
 /// Messages of one thing that wait at most while it is handed over; beyond, `Overloaded` (G5).
@@ -158,15 +158,7 @@ pub(super) async fn settle(
         forwarding.forward(next).await;
     }
     // Behind all that was forwarded, on the same channel: whoever answers has taken all of it in.
-    let sign = Message {
-        to: 0,
-        kind: Symbol::from_static(LANDED),
-        key: wire::write(&ThingBody::of(&thing)),
-        message: Symbol::from_static(LANDED),
-        epoch: owner.epoch,
-        from: Bytes::new(),
-        payload: Bytes::new(),
-    };
+    let sign = wire::landed(wire::write(&ThingBody::of(&thing)), owner.epoch);
     if let Err(error) = pair.ask(sign, QUESTION).await {
         tracing::debug!(thing = %label(&thing), %error, "the new owner was not told that all is forwarded");
     }

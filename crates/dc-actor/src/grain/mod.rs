@@ -28,7 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 pub(crate) use self::{
     activate::{Begun, asked_to_activate, begin, note_active, note_ended},
     locate::{NotFound, asked_to_locate, asked_to_peek, known, locate},
-    redirect::{dead, label, redirect},
+    redirect::{dead, label, passed_all, redirect},
     rest::put_to_rest,
 };
 use crate::{

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use dc_ownership::order::Thing;
-use dc_remoting::Pair;
+use dc_remoting::{Pair, ReplyTo};
 use parking_lot::Mutex;
 
 use super::locate;
@@ -28,7 +28,16 @@ use crate::{
 /// How long a tell may wait for its grain to become active again.
 const PASS_ON: Duration = Duration::from_secs(5);
 
-type Queue = VecDeque<Incoming>;
+/// How long what was passed on may take to be taken in, before more follows by another way.
+const TAKE_IN: Duration = Duration::from_secs(5);
+
+enum Waiting {
+    Message(Incoming),
+    /// Who asks whether what came before is taken in.
+    Sign(ReplyTo),
+}
+
+type Queue = VecDeque<Waiting>;
 
 /// Messages that wait to be passed on, by grain. They hold their senders' credits, so the links bound them.
 #[derive(Default)]
@@ -45,12 +54,24 @@ pub(crate) fn redirect(node: &Arc<Node>, incoming: Incoming) {
     let grain = (incoming.message.kind.to_string(), incoming.message.key.clone());
     let mut redirects = node.grains().redirects.0.lock();
     if let Some(queue) = redirects.get_mut(&grain) {
-        queue.push_back(incoming);
+        queue.push_back(Waiting::Message(incoming));
         return;
     }
-    redirects.insert(grain.clone(), VecDeque::from([incoming]));
+    redirects.insert(grain.clone(), VecDeque::from([Waiting::Message(incoming)]));
     drop(redirects);
     tokio::spawn(pass_on(node.clone(), grain));
+}
+
+/// Answers once all that came before, for the target that is named, has been taken in where that is now.
+pub(crate) fn passed_all(node: &Arc<Node>, incoming: Incoming) {
+    let Some(reply) = incoming.reply else { return };
+    let target = (incoming.message.message.to_string(), incoming.message.key);
+    match node.grains().redirects.0.lock().get_mut(&target) {
+        Some(queue) => queue.push_back(Waiting::Sign(reply)),
+        // What was passed on before is taken in, or this would be going on. What is held in a hand-over is ahead of
+        // everything that its new owner is told directly.
+        None => reply.send(link::OK, Bytes::new()),
+    }
 }
 
 /// Lets the asker look again, once the old activation has let the identity go.
@@ -80,17 +101,30 @@ fn thing_of(node: &Node, message: &dc_remoting::Message) -> Option<Thing> {
     global.thing_of(node, message)
 }
 
+/// Passes on what waits for one grain, until there is nothing, and what was passed on has been taken in: what comes then
+/// may go by another way.
 async fn pass_on(node: Arc<Node>, grain: (String, Bytes)) {
     let mut way: Option<(Located, Option<Pair>)> = None;
     loop {
         let next = {
             let mut redirects = node.grains().redirects.0.lock();
-            match redirects.get_mut(&grain).and_then(VecDeque::pop_front) {
-                Some(next) => next,
-                None => {
-                    redirects.remove(&grain);
-                    return;
-                }
+            let next = redirects.get_mut(&grain).and_then(VecDeque::pop_front);
+            if next.is_none() && way.is_none() {
+                redirects.remove(&grain);
+                return;
+            }
+            next
+        };
+        let next = match next {
+            Some(Waiting::Message(next)) => next,
+            Some(Waiting::Sign(reply)) => {
+                taken_in(way.take()).await;
+                reply.send(link::OK, Bytes::new());
+                continue;
+            }
+            None => {
+                taken_in(way.take()).await;
+                continue;
             }
         };
         if way.is_none() {
@@ -111,6 +145,14 @@ async fn pass_on(node: Arc<Node>, grain: (String, Bytes)) {
         {
             tracing::debug!(grain = %grain.0, %error, "a message could not be passed on");
         }
+    }
+}
+
+/// Ends when all that was passed on this way has been taken in there: the answer is behind it.
+async fn taken_in(way: Option<(Located, Option<Pair>)>) {
+    let Some((_, Some(pair))) = way else { return };
+    if let Err(error) = pair.ask(wire::landed(Bytes::new(), 0), TAKE_IN).await {
+        tracing::debug!(%error, "whether what was passed on has come is not known");
     }
 }
 

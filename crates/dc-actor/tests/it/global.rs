@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use dc_actor::{ActorSystem, ConfigError, Error, Loss, OnLoss, OwnershipEvent, Ref, StartError};
+use dc_actor::{ActorSystem, ActorSystemBuilder, ConfigError, Error, Loss, OnLoss, OwnershipEvent, Ref, StartError};
 use dc_controlplane::memory::MemoryControlPlane;
 use dc_core::Selector;
 
@@ -43,28 +43,35 @@ pub(crate) async fn sites_with<const D: usize>(world: &World, ttl: Duration, dcs
         for _ in 0..nodes {
             let plane = world.plane();
             let seeds: Vec<&ActorSystem> = site.nodes.first().into_iter().collect();
-            // A busy machine must not make these tests about leases and stale tables by itself.
-            let node = world.bare_on(dc, &seeds, plane.clone()).controller(|options| {
-                options
-                    .lease_ttl(Duration::from_secs(6))
-                    .heartbeat_interval(Duration::from_millis(500))
-                    .cache_refresh_interval(Duration::from_millis(300))
-                    .max_cache_staleness(Duration::from_secs(20))
-                    .leader_check_interval(Duration::from_millis(200))
-                    .request_timeout(Duration::from_secs(2))
-            });
-            let node =
-                owned::register(node.shutdown_grace(Duration::from_secs(12)).ownership(|options| options.ttl(ttl)))
-                    .start()
-                    .await
-                    .expect("starts");
-            site.nodes.push(node);
+            let node = describe(world, dc, &seeds, plane.clone(), ttl);
+            site.nodes.push(node.start().await.expect("starts"));
             site.planes.push(plane);
         }
         sites.push(site);
     }
     until_known(&sites.iter().map(|site| site.nodes.clone()).collect::<Vec<_>>()).await;
     sites
+}
+
+/// A node of these tests.
+pub(crate) fn describe(
+    world: &World,
+    dc: &str,
+    seeds: &[&ActorSystem],
+    plane: MemoryControlPlane,
+    ttl: Duration,
+) -> ActorSystemBuilder {
+    // A busy machine must not make these tests about leases and stale tables by itself.
+    let node = world.bare_on(dc, seeds, plane).controller(|options| {
+        options
+            .lease_ttl(Duration::from_secs(6))
+            .heartbeat_interval(Duration::from_millis(500))
+            .cache_refresh_interval(Duration::from_millis(300))
+            .max_cache_staleness(Duration::from_secs(20))
+            .leader_check_interval(Duration::from_millis(200))
+            .request_timeout(Duration::from_secs(2))
+    });
+    owned::register(node.shutdown_grace(Duration::from_secs(12)).ownership(|options| options.ttl(ttl)))
 }
 
 pub(crate) async fn end(sites: Vec<Site>) {

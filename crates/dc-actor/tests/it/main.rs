@@ -14,6 +14,7 @@ mod messages;
 mod moves;
 mod owned;
 mod placing;
+mod proxy;
 mod spawns;
 #[cfg(feature = "tls")]
 mod tls;

@@ -11,8 +11,9 @@ use dc_core::Selector;
 
 use crate::{
     actors::Cart,
-    global::{check_fencing, end, sites, sites_with, turn},
+    global::{check_fencing, describe, end, sites, sites_with, turn},
     owned::{self, Basket, Count, Seen, Slowly, Till, log},
+    proxy::Proxy,
     watches::moved,
     world::{SOON, World, eventually, shut_down, soon, until_known},
 };
@@ -157,6 +158,43 @@ async fn r1_once_the_senders_node_knows_of_a_move_its_messages_go_to_the_new_own
         log("basket/r1-known").iter().map(|entry| entry.number).filter(|number| *number > 0).collect();
     assert_eq!(numbers, (1..=30).collect::<Vec<_>>());
     end(sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_what_follows_a_move_waits_for_what_is_still_on_its_way_to_the_former_owner() {
+    let _turn = turn().await;
+    let world = World::new("r1-way");
+    // A free port, for a node whose address must be known before it starts.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let way = Proxy::before(address).await;
+    let former = describe(&world, "dc-1", &[], world.plane(), CALM).listen(address).advertise(way.address);
+    let former = former.start().await.expect("starts");
+    let new = describe(&world, "dc-2", &[], world.plane(), CALM).start().await.expect("starts");
+    let all = vec![vec![former.clone()], vec![new.clone()]];
+    until_known(&all).await;
+    let basket = new.grain::<Basket>("r1-way");
+    place(&basket, "dc-1").await;
+    assert_eq!(count(&basket, 0).await.dc, "dc-1");
+    // The first is on its way over a slow link when the grain moves to where its sender is.
+    way.open(false);
+    basket.tell(Count(1)).timeout(SOON).await.expect("accepted");
+    let mut watch = new.watch(&new.grain::<Basket>("r1-way"));
+    place(&former.grain::<Basket>("r1-way"), "dc-2").await;
+    while moved(&mut watch).await.0 != "dc-2" {}
+    let opens = async {
+        // The link is slower than any wait that goes by time, and not silent for so long that it is given up.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        way.open(true);
+    };
+    let follows = async {
+        basket.tell(Count(2)).timeout(SOON).await.expect("accepted");
+        count(&basket, 3).await
+    };
+    let (seen, ()) = tokio::join!(follows, opens);
+    assert_eq!(seen.dc, "dc-2");
+    let numbers: Vec<u64> = log("basket/r1-way").iter().map(|entry| entry.number).collect();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    shut_down(all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
