@@ -1,7 +1,7 @@
-//! Where something global was before: what was told there may still be on its way to the new owner, and what comes
-//! later waits for it (R1).
+//! Where a grain or something global was before: what was told there may still be on its way to where it is now, and
+//! what comes later waits for it (R1).
 //!
-//! A former owner that handed over passes on what comes too late. It is asked for a sign on the channel that was used
+//! The former place passes on what comes too late. It is asked for a sign on the channel that was used
 //! there: the sign comes back once all that went before it has been taken in where the target is now. A channel whose
 //! link has ended promises nothing, so any answer will do.
 
@@ -29,8 +29,8 @@ use crate::{
 /// How long a sign is waited for. Longer than a link may be silent: where none comes, the channel has ended.
 const SIGN: Duration = Duration::from_secs(5);
 
-/// How long after the last tell a sender waits for a former owner that is not known to have handed over: it may be
-/// lost, and what was told with it.
+/// How long after the last tell a sender waits for a former place that is not known to pass on: it may be lost, and what
+/// was told with it.
 const LOST: Duration = Duration::from_millis(500);
 
 /// When something was last told over a link at a place, and not answered.
@@ -92,12 +92,12 @@ impl<A: RemoteActor> Former<A> {
         Self { any: AtomicBool::new(false), places: Mutex::default() }
     }
 
-    /// The target is no longer at the end of `route`; `handed_over`: its owner there is known to have passed it on.
-    pub(crate) fn leave(&self, route: &Arc<Route<A>>, told: &Told, handed_over: bool, now: Instant) {
+    /// The target is no longer at the end of `route`; `passes_on`: whoever had it there is known to pass on what comes late.
+    pub(crate) fn leave(&self, route: &Arc<Route<A>>, told: &Told, passes_on: bool, now: Instant) {
         // Whoever comes second finds the place here.
         let mut places = self.places.lock();
         let Some(last) = told.take() else { return };
-        let until = if handed_over { now + SIGN } else { last + LOST };
+        let until = if passes_on { now + SIGN } else { last + LOST };
         if until > now {
             places.push(Arc::new(Place { route: route.clone(), until, signs: Mutex::default() }));
             self.any.store(true, Ordering::Release);

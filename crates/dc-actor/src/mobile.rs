@@ -99,7 +99,7 @@ impl<A: RemoteActor> Mobile<A> {
                 return Ok(known);
             }
             // A tell would be passed on there for ever, and never say so.
-            self.leave(&known);
+            self.leave(&known, self.is_handed_over(&known));
         }
         let left = until.saturating_duration_since(self.node.clock().now());
         match tokio::time::timeout(left, self.look(until, told)).await {
@@ -256,33 +256,42 @@ impl<A: RemoteActor> Mobile<A> {
     /// Forgets where it was, if it is not there.
     fn not_there(&self, known: &Arc<Known<A>>, error: &Error) {
         match error {
-            Error::NotOwner { not_run: true, .. } | Error::StaleEpoch { .. } => self.leave(known),
+            // Whoever says so is alive, and passes on what was told.
+            Error::NotOwner { not_run: true, .. }
+            | Error::StaleEpoch { .. }
+            | Error::ActorNotFound { .. }
+            | Error::ActorStopped { .. }
+            | Error::ShuttingDown { .. } => self.leave(known, true),
             error if moved(error) => self.forget(known),
             _ => {}
         }
     }
 
-    /// As [`forget`](Self::forget), where it has another owner: what was told to this one is being passed on.
-    fn leave(&self, known: &Arc<Known<A>>) {
-        let handed_over = self.thing.as_ref().is_some_and(|thing| self.node.handed_over(thing, known.located.epoch));
-        self.former.leave(&known.route, &known.told, handed_over, self.node.clock().now());
+    /// As [`forget`](Self::forget), where it is elsewhere now: what was told there is being passed on, for certain or
+    /// perhaps.
+    fn leave(&self, known: &Arc<Known<A>>, passes_on: bool) {
+        self.former.leave(&known.route, &known.told, passes_on, self.node.clock().now());
         self.forget(known);
+    }
+
+    fn is_handed_over(&self, known: &Known<A>) -> bool {
+        self.thing.as_ref().is_some_and(|thing| self.node.handed_over(thing, known.located.epoch))
     }
 
     /// Something was told there.
     fn note_told(&self, known: &Arc<Known<A>>) {
-        if self.thing.is_none() || !matches!(*known.route, Route::There(_)) {
+        if !matches!(*known.route, Route::There(_)) {
             return;
         }
         known.told.note(self.node.clock().now());
         // Another message has left it meanwhile: that one's sign may be ahead of this.
         if !self.route.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, known)) {
-            self.leave(known);
+            self.leave(known, true);
         }
     }
 
     fn unanswered<'a>(&self, known: &'a Known<A>) -> Unanswered<'a> {
-        let over_a_link = self.thing.is_some() && matches!(*known.route, Route::There(_));
+        let over_a_link = matches!(*known.route, Route::There(_));
         Unanswered { told: &known.told, at: over_a_link.then(|| self.node.clock().now()) }
     }
 

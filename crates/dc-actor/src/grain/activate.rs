@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use dc_cluster::Claim;
+use dc_core::DataCenterId;
 use futures::future::join_all;
 use tracing::Instrument;
 
@@ -135,41 +136,55 @@ async fn raise(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Durati
         }
     }
     let held = Held::new(node, key, number);
-    match from_former_home(node, kind, id).await? {
-        None => start(node, kind, id, number, held).await,
-        Some(at) => Ok(at),
-    }
+    let unanswered = match from_former_home(node, kind, id).await? {
+        Former::Has(at) => return Ok(at),
+        Former::None => Vec::new(),
+        Former::Unanswered(by) => by,
+    };
+    let started = start(node, kind, id, number, held).await?;
+    // Asked on until they answer.
+    node.grains().unanswered.lock().extend(unanswered.into_iter().map(|dc| (number, dc)));
+    Ok(started)
+}
+
+/// What former homes say of a grain.
+enum Former {
+    None,
+    Has(Location),
+    /// These do not answer, and have had no reason to have it for long.
+    Unanswered(Vec<DataCenterId>),
 }
 
 /// A datacenter that joins takes an identity only after its old activation has gone to rest (G2): asks those that
 /// would be its home without this one, whether they have it.
-async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -> Result<Option<Location>, Error> {
-    let Some((_, known)) = node.kinds().grain(kind) else { return Ok(None) };
-    let GrainScope::OneHome(among) = &known.options().scope else { return Ok(None) };
+async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -> Result<Former, Error> {
+    let Some((_, known)) = node.kinds().grain(kind) else { return Ok(Former::None) };
+    let GrainScope::OneHome(among) = &known.options().scope else { return Ok(Former::None) };
     let idle = known.options().idle;
     let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string(), ..GrainBody::default() });
     let homes = locate::former_homes(node, kind, id, among);
     let asked = homes.iter().map(|dc| ask_data_center(node, dc, wire::PEEK, body.clone(), FORMER_HOME));
-    let mut failed = None;
+    let mut failed = Vec::new();
     for (dc, answer) in homes.iter().zip(join_all(asked).await) {
         match answer.flatten().and_then(|place| place.location()) {
             Ok(Some(at)) => {
                 tracing::info!(grain = %identity(kind, id), %dc, "still active at its former home");
-                return Ok(Some(at));
+                return Ok(Former::Has(at));
             }
             Ok(None) => {}
-            Err(error) => failed = Some((dc, error)),
+            Err(error) => failed.push((dc, error)),
         }
     }
-    let Some((dc, error)) = failed else { return Ok(None) };
-    // Homes that have stood longer than grains rest unused leave nothing behind elsewhere, but what is in use there.
-    if node.grains().homes_stood_for() < idle {
+    let Some((dc, error)) = failed.last() else { return Ok(Former::None) };
+    // Homes that have stood longer than grains rest unused leave nothing behind elsewhere, but what is in use there. Its
+    // home has it whenever it likes.
+    if node.grains().homes_stood_for() < idle || !locate::is_home(node, kind, id, among) {
         let asked = format!("a home for {}", identity(kind, id));
         let reason = format!("{dc} may have it active from before the homes changed, and does not answer: {error}");
         return Err(Error::DataCenterNotRoutable { asked, reasons: vec![reason] });
     }
     tracing::warn!(grain = %identity(kind, id), %dc, %error, "a former home does not answer; making the grain active all the same");
-    Ok(None)
+    Ok(Former::Unanswered(failed.into_iter().map(|(dc, _)| dc.clone()).collect()))
 }
 
 async fn start(

@@ -84,7 +84,7 @@ fn is_over(node: &Node, kind: &str, id: &str, found: &Located, told: Option<&New
 
 /// The home of an identity, among those that match: any that takes traffic; or any that takes placements, without
 /// `except`.
-fn home_of(
+pub(super) fn home_of(
     node: &Node,
     key: &str,
     among: &DataCenterSelector,
@@ -103,6 +103,11 @@ fn home_of(
         asked: format!("a home for {key} ({among})"),
         known: snapshot.iter().map(|entry| entry.id().to_string()).collect(),
     })
+}
+
+/// Whether this datacenter is the home, as this node's table says.
+pub(super) fn is_home(node: &Node, kind: &str, id: &str, among: &DataCenterSelector) -> bool {
+    home_of(node, &identity(kind, id), among, None).is_ok_and(|home| home == *node.data_center().id())
 }
 
 /// Finds a grain that has one home across datacenters.

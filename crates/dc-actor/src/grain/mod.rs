@@ -7,9 +7,10 @@
 //! its asker looks again ([`redirect`](redirect())): nothing is run twice, and nothing is run elsewhere because a
 //! call failed.
 //!
-//! Reading order: [`GrainRef`], [`locate`], [`activate`], [`rest`], [`redirect`](redirect()).
+//! Reading order: [`GrainRef`], [`locate`], [`activate`], [`rest`], [`redirect`](redirect()), [`astray`].
 
 mod activate;
+mod astray;
 mod locate;
 mod redirect;
 mod rest;
@@ -21,12 +22,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dc_core::{DataCenterSelector, NodeId, SharedClock};
+use dc_core::{DataCenterId, DataCenterSelector, NodeId, SharedClock};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 pub(crate) use self::{
     activate::{Begun, asked_to_activate, begin, note_active, note_ended},
+    astray::settle_doubts,
     locate::{NotFound, asked_to_locate, asked_to_peek, known, locate},
     redirect::{dead, label, passed_all, redirect},
     rest::put_to_rest,
@@ -132,6 +134,8 @@ pub(crate) struct Grains {
     elsewhere: Mutex<HashMap<(&'static str, Arc<str>), Located>>,
     /// Since when the set of datacenters that may be homes is as it is.
     homes_since: Mutex<Instant>,
+    /// Activations, and datacenters that did not say whether they had the same.
+    unanswered: Mutex<Vec<(u64, DataCenterId)>>,
     redirects: redirect::Redirects,
 }
 
@@ -155,6 +159,7 @@ impl Grains {
             here: Mutex::default(),
             elsewhere: Mutex::default(),
             homes_since,
+            unanswered: Mutex::default(),
             redirects: redirect::Redirects::default(),
         }
     }
@@ -201,8 +206,12 @@ impl Grains {
         *self.homes_since.lock() = self.clock.now();
     }
 
+    fn homes_since(&self) -> Instant {
+        *self.homes_since.lock()
+    }
+
     fn homes_stood_for(&self) -> Duration {
-        self.clock.now().saturating_duration_since(*self.homes_since.lock())
+        self.clock.now().saturating_duration_since(self.homes_since())
     }
 }
 

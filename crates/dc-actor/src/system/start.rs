@@ -91,6 +91,7 @@ pub(super) async fn run(mut parts: Parts) -> Result<ActorSystem, StartError> {
     }
     follow::all(&node, of_cluster);
     node.keep(grain::put_to_rest(node.clone()));
+    node.keep(grain::settle_doubts(node.clone()));
     let system = ActorSystem::with_handle(node.clone());
     tracing::info!(node = %node.label(), endpoint = %node.endpoint(), "node started");
     until_ready(&node, request_timeout).await;

@@ -9,8 +9,8 @@ use futures::future::join_all;
 
 use crate::{
     actors::{
-        AddItem, AddTo, Busy, Cart, FailNow, LocalCart, Noted, PanicNow, PinnedCart, Placed, RestlessCart, Worker,
-        WorkerArgs, lives,
+        self, AddItem, AddTo, Busy, Cart, FailNow, LocalCart, Noted, PanicNow, PinnedCart, Placed, RestlessCart,
+        Worker, WorkerArgs, lives,
     },
     spawns::{Gate, Gated, GatedArgs, evict},
     world::{World, event, eventually, now, shut_down, soon, until_known},
@@ -247,6 +247,41 @@ async fn g2_a_joining_datacenter_takes_an_identity_only_after_its_old_activation
     })
     .await;
     assert!(ids.iter().all(|id| lives(&format!("restless-cart/{id}")).most == 1));
+    shut_down(all).await;
+}
+
+/// Found by the soak: senders went on where each had found it, for as long as both were used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_a_grain_that_was_active_in_two_datacenters_is_at_home_alone_once_tables_agree() {
+    let world = World::new("g2-astray");
+    let plane = world.plane();
+    let home = actors::register(world.bare_on("dc-1", &[], plane.clone())).start().await.expect("starts");
+    let away = world.describe("dc-2", &[]).start().await.expect("starts");
+    let all = vec![vec![home.clone()], vec![away.clone()]];
+    until_known(&all).await;
+    let mut candidates = 0..;
+    let (id, at_home) = eventually("one whose home is dc-1", || {
+        let id = format!("astray-{}", candidates.next().unwrap_or_default());
+        let grain = home.grain::<Cart>(id.clone());
+        async move { (grain.ask(AddItem(1)).await.expect("answers").dc == "dc-1").then_some((id, grain)) }
+    })
+    .await;
+    // For dc-2 it is lost; it goes on with what it has.
+    plane.cut_off();
+    let astray = eventually("dc-2 takes it for its own", || async {
+        let grain = away.grain::<Cart>(id.clone());
+        let placed = grain.ask(AddItem(1)).await.ok()?;
+        (placed.dc == "dc-2").then_some(grain)
+    })
+    .await;
+    assert_eq!(at_home.ask(AddItem(1)).await.expect("answers").dc, "dc-1", "active in both");
+    plane.reconnect();
+    let items = eventually("it is at home alone", || async {
+        let placed = astray.ask(AddItem(1)).await.ok()?;
+        (placed.dc == "dc-1").then_some(placed.items)
+    })
+    .await;
+    assert_eq!(at_home.ask(AddItem(1)).await.expect("answers").items, items + 1, "the same activation");
     shut_down(all).await;
 }
 
