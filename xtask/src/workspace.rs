@@ -38,8 +38,17 @@ pub(crate) struct Target {
 }
 
 /// The cargo that runs us, without an own process group or a time limit.
+///
+/// It is not told of the package that cargo runs here: ring's build script takes a change of these variables for a
+/// reason to build again, and all that needs TLS after it, whenever `cargo xtask` follows plain `cargo` or precedes it.
 pub(crate) fn cargo() -> Command {
-    process::command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = process::command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 impl Workspace {
