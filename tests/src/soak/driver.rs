@@ -143,15 +143,31 @@ async fn drive(options: &Options, seed: u64, dir: &std::path::Path) -> anyhow::R
 
 async fn sample(watch: Arc<Watch>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
-    let mut count = 0_u64;
+    let (mut count, mut told) = (0_u64, 0);
     loop {
         every.tick().await;
         watch.sample();
         count += 1;
         if count.is_multiple_of(5) && watch.sampling.load(Ordering::Relaxed) {
             progress(&watch);
+            told = tell_new(&watch, told);
         }
     }
+}
+
+/// Violations of one guarantee that are told when they are found; the report has more.
+const SHOWN: usize = 3;
+
+/// Tells what was found since the first `told`; how many there are now.
+fn tell_new(watch: &Watch, told: usize) -> usize {
+    let judge = watch.judge.lock();
+    let found = judge.checker.violations();
+    for (at, one) in found.iter().enumerate().skip(told) {
+        if found[..at].iter().filter(|before| before.rule == one.rule).count() < SHOWN {
+            println!("         {}: {}", one.rule, one.text);
+        }
+    }
+    found.len()
 }
 
 fn progress(watch: &Watch) {

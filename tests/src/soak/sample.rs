@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
+    checker::WINDOW,
+    clock::SECOND,
     control::Figures,
     flat::{Limit, Point, Verdict, judge},
 };
@@ -44,6 +46,9 @@ impl Figure {
         }
     }
 }
+
+/// How long the driver's readers take, beyond the checker's window, until they forget as much as they take; in seconds.
+const FORGETS: f64 = 15.0;
 
 /// The curves of one process.
 #[derive(Clone, Debug)]
@@ -105,8 +110,10 @@ impl Life {
         self.slot.map_or("driver".to_owned(), |slot| format!("node {slot}, run {}", self.run))
     }
 
-    /// Applies the rule to each curve.
+    /// Applies the rule to each curve. The driver's begins once it forgets what it followed first.
     pub fn judge(&self) -> Vec<Judged> {
+        let fills = if self.slot.is_none() { (WINDOW / SECOND) as f64 + FORGETS } else { 0.0 };
+        let full = |curve: &[Point]| curve.iter().position(|point| point.at >= curve[0].at + fills);
         let judged = self.curves.iter().map(|(figure, curve)| {
             let mut values: Vec<_> = curve.iter().map(|point| point.value).collect();
             values.sort_by(f64::total_cmp);
@@ -114,7 +121,7 @@ impl Life {
             Judged {
                 who: self.who(),
                 figure: *figure,
-                verdict: judge(curve, figure.limit()),
+                verdict: full(curve).map_or(Verdict::TooShort, |from| judge(&curve[from..], figure.limit())),
                 seconds,
                 median: values[values.len() / 2],
                 most: values[values.len() - 1],
@@ -130,4 +137,34 @@ fn memory_mib(pid: u32) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A minute of filling up, at this rate, then level.
+    fn verdict(slot: Option<usize>, seconds: u32) -> Verdict {
+        let mut life = Life::new(slot, 1);
+        for at in 0..seconds {
+            life.add(Figure::Memory, f64::from(at), 40.0 + f64::from(at.min(60)), true);
+        }
+        life.judge()[0].verdict
+    }
+
+    #[test]
+    fn the_drivers_windows_fill_first_and_nobody_elses() {
+        assert_eq!(verdict(None, 65), Verdict::TooShort);
+        assert!(matches!(verdict(None, 180), Verdict::Flat(_)), "it is level once they are full");
+        assert!(matches!(verdict(Some(1), 60), Verdict::Grows(_)), "a node has none");
+    }
+
+    #[test]
+    fn a_driver_that_goes_on_growing_is_told() {
+        let mut life = Life::new(None, 1);
+        for at in 0..300_u32 {
+            life.add(Figure::Memory, f64::from(at), 40.0 + f64::from(at), true);
+        }
+        assert!(matches!(life.judge()[0].verdict, Verdict::Grows(_)));
+    }
 }

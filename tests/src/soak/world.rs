@@ -11,8 +11,9 @@ use super::{
     proxy::Network,
 };
 
-/// How long after a disturbance grains may be active twice: A2's healing time, and what tables and processes may lag.
-pub const HEAL: u64 = 8 * SECOND;
+/// How long after a disturbance grains may be active twice: A2's healing time, what tables and processes may lag, and
+/// what a node takes to find that another datacenter has one of its grains active, too.
+pub const HEAL: u64 = 11 * SECOND;
 
 /// How far back disturbances are remembered.
 const MEMORY: u64 = 180 * SECOND;

@@ -133,7 +133,8 @@ async fn node(tight: bool) -> Remoting {
     let services = Services::new().receiver(echo(tight)).service(ServiceId(1), echo(false));
     let dc = DataCenter::new("dc-1").build().expect("legal");
     let config = RemotingConfig::builder(SystemName::new("app").expect("legal"), dc.id().clone(), NodeId(1)).seed(1);
-    let config = config.build().expect("legal");
+    // A machine that is busy with other things may leave this one waiting for longer than the default of 5 s.
+    let config = config.handshake_timeout(LIMIT).build().expect("legal");
     Remoting::start(config, Arc::new(SystemClock), services).await.expect("a free port")
 }
 

@@ -75,9 +75,6 @@ pub struct Violation {
     pub at_us: u64,
 }
 
-/// Violations of a guarantee that are told at once; the report has more.
-const SHOWN: u64 = 3;
-
 /// Violations that are kept with their text; all are counted.
 const KEPT: usize = 100;
 
@@ -131,11 +128,7 @@ impl Checker {
 
     /// Notes a violation; also those that others than the checker saw.
     pub fn wrong(&mut self, rule: &str, text: String, at_us: u64) {
-        let count = self.counts.entry(rule.to_owned()).or_default();
-        *count += 1;
-        if *count <= SHOWN {
-            println!("         {rule}: {text}");
-        }
+        *self.counts.entry(rule.to_owned()).or_default() += 1;
         if self.violations.len() < KEPT {
             self.violations.push(Violation { rule: rule.to_owned(), text, at_us });
         }
@@ -267,8 +260,8 @@ impl Checker {
             }
             _ => false,
         };
-        // Before its first answer a sender may take a grain for where it was before: what it tells is passed on from
-        // there, and what it asks comes back.
+        // Until it has an answer from where a grain is now, a sender may take it for where it was: what it tells is passed
+        // on from there, and what it asks comes back.
         let knew = self.streams.get(&entry.stream).is_some_and(|window| window.knew(entry.activation, entry.sent_us));
         // One whose home follows from who is a member may be looked for elsewhere, and back, while members differ.
         let astray = !entry.class.is_global() && world.disturbed(entry.at_us);
@@ -276,7 +269,14 @@ impl Checker {
             self.totals.overtaken_across_links += 1;
         } else {
             let by = place(entry.activation, world);
-            let text = format!("{} was handled by {by} after a later one of its stream", describe(entry, world));
+            let slot = self.streams.get_mut(&entry.stream).and_then(|window| window.slot(entry.seq));
+            let was = match slot.and_then(|slot| slot.told) {
+                Some((Outcome::Accepted, _)) => "a tell",
+                Some((Outcome::Acknowledged, _)) => "an ask",
+                Some(_) | None => "without an outcome",
+            };
+            let text =
+                format!("{}, {was}, was handled by {by} after a later one of its stream", describe(entry, world));
             self.wrong("R1", text, entry.at_us);
         }
     }

@@ -32,19 +32,22 @@ pub(super) struct Window {
     base: u32,
     slots: VecDeque<Slot>,
     tops: Vec<Top>,
-    /// Activations that have answered, and when the first answer came.
-    answered: Vec<(u64, u64)>,
+    /// Who answered, and since when nobody else did, in order of time.
+    answered: VecDeque<(u64, u64)>,
 }
 
 /// Activations whose progress is remembered, in each stream.
 const TOPS: usize = 4;
+
+/// Changes of who answers that are remembered, in each stream.
+const CHANGES: usize = 16;
 
 /// Messages of one stream that are held at most; a stream that jumps further is broken.
 const WIDEST: u32 = 1 << 20;
 
 impl Window {
     pub(super) fn new(class: Class, seq: u32) -> Self {
-        Self { class, closed: 0, base: seq, slots: VecDeque::new(), tops: Vec::new(), answered: Vec::new() }
+        Self { class, closed: 0, base: seq, slots: VecDeque::new(), tops: Vec::new(), answered: VecDeque::new() }
     }
 
     /// The message of this number; `None` if it was closed, or is no number that the stream could have come to.
@@ -79,19 +82,18 @@ impl Window {
 
     /// Notes that an ask was answered by `activation`: from here on the sender knows where its target is.
     pub(super) fn answered(&mut self, activation: u64, at_us: u64) {
-        if let Some((_, first_us)) = self.answered.iter_mut().find(|(by, _)| *by == activation) {
-            *first_us = at_us.min(*first_us);
+        if self.answered.back().is_some_and(|(by, _)| *by == activation) {
             return;
         }
-        if self.answered.len() >= TOPS {
-            self.answered.remove(0);
+        if self.answered.len() >= CHANGES {
+            self.answered.pop_front();
         }
-        self.answered.push((activation, at_us));
+        self.answered.push_back((activation, at_us));
     }
 
-    /// Whether the sender had an answer of `activation` before it sent something at `sent_us`.
+    /// Whether the last answer that the sender had before it sent something at `sent_us` was one of `activation`.
     pub(super) fn knew(&self, activation: u64, sent_us: u64) -> bool {
-        self.answered.iter().any(|(by, first_us)| *by == activation && *first_us <= sent_us)
+        self.answered.iter().rfind(|(_, since_us)| *since_us <= sent_us).is_some_and(|(by, _)| *by == activation)
     }
 
     /// Closes what was sent before `before_us`, in order, and gives it to `closed`.
@@ -153,5 +155,9 @@ mod tests {
         window.answered(7, 20);
         window.answered(7, 30);
         assert!(!window.knew(7, 19) && window.knew(7, 20) && !window.knew(8, 50));
+        // It goes elsewhere, and comes back.
+        window.answered(8, 40);
+        window.answered(7, 60);
+        assert!(window.knew(7, 39) && window.knew(8, 50) && !window.knew(7, 50) && window.knew(7, 60));
     }
 }
