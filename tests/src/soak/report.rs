@@ -357,8 +357,8 @@ in its file. The checker compares both sides of each message for 45 s and then f
 | R2 | a message, or the start of a spawned actor, handled twice, or more than 30 s after it was sent |
 | R3 | reported as certainly not run, and ran; acknowledged, and never ran |
 | A4 | an accepted tell that was never handled though both processes lived and their link stood; an answer by another activation than the one that handled the message |
-| L3 | a spawn that starts two actors, later than 8 s after the last fault or change of members (while members disagree, each side may have one: A2) |
-| G1 | one message handled by two activations; two activations of a grain at work at once, later than 8 s after the last fault or change of members or tables |
+| L3 | a spawn that starts two actors, later than 11 s after the last fault or change of members (while members disagree, each side may have one: A2) |
+| G1 | one message handled by two activations; two activations of a grain at work at once, later than 11 s after the last fault or change of members or tables |
 | G2 | two activations of a global grain or name at work at once, at any time, whatever is being done to the system |
 | A2, D6, healing | a name that leads to another actor, or never becomes free; a node that does not leave in order; a node or name that is not reached after the faults |
 | memory, files, tasks, actors | a curve that grows: over the last two thirds of the process's life, in quiet times, its Theil-Sen slope exceeds both a least and a share of the median (memory 8 MiB and 10 %, files 16 and 10 %, tasks 60 and 15 %, actors 60 and 25 %), and each third lies above the one before |
