@@ -13,6 +13,7 @@ use futures::{StreamExt, stream};
 
 use super::{Here, identity, locate};
 use crate::{
+    error::Error,
     host::{AnyCell, Key},
     kind::GrainScope,
     lookup::ask_data_center,
@@ -100,7 +101,9 @@ async fn ask(node: &Arc<Node>, doubt: Doubt) -> Option<Doubt> {
         Ok(None) => return None,
         Ok(Some(other)) if other.node == node.id() => return None,
         Ok(Some(other)) => Some((other.node, other.actor)),
-        // Of no use to ask for ever: one that is not listed any more is asked again if it comes back, as a home.
+        // Of no use to ask for ever: who may not ask never learns; and one that is not listed any more is asked again if it
+        // comes back, as a home.
+        Err(Error::Unauthorized { .. }) => return None,
         Err(_) if node.table().snapshot().get(&at).is_none() => return None,
         Err(_) => before,
     };

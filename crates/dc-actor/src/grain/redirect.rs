@@ -19,7 +19,7 @@ use crate::{
     error::Error,
     events::DeadLetter,
     global::{self, Located},
-    link::{self, Incoming},
+    link::{self, Accept, Incoming},
     mobile,
     system::Node,
     wire,
@@ -33,8 +33,8 @@ const TAKE_IN: Duration = Duration::from_secs(5);
 
 enum Waiting {
     Message(Incoming),
-    /// Who asks whether what came before is taken in.
-    Sign(ReplyTo),
+    /// The question whether what came before is taken in. It holds its sender's credits, as messages do.
+    Sign(ReplyTo, Accept),
 }
 
 type Queue = VecDeque<Waiting>;
@@ -67,7 +67,7 @@ pub(crate) fn passed_all(node: &Arc<Node>, incoming: Incoming) {
     let Some(reply) = incoming.reply else { return };
     let target = (incoming.message.message.to_string(), incoming.message.key);
     match node.grains().redirects.0.lock().get_mut(&target) {
-        Some(queue) => queue.push_back(Waiting::Sign(reply)),
+        Some(queue) => queue.push_back(Waiting::Sign(reply, incoming.accept)),
         // What was passed on before is taken in, or this would be going on. What is held in a hand-over is ahead of
         // everything that its new owner is told directly.
         None => reply.send(link::OK, Bytes::new()),
@@ -117,9 +117,10 @@ async fn pass_on(node: Arc<Node>, grain: (String, Bytes)) {
         };
         let next = match next {
             Some(Waiting::Message(next)) => next,
-            Some(Waiting::Sign(reply)) => {
+            Some(Waiting::Sign(reply, accept)) => {
                 taken_in(way.take()).await;
                 reply.send(link::OK, Bytes::new());
+                drop(accept);
                 continue;
             }
             None => {
