@@ -164,7 +164,7 @@ async fn inbound(script: &Script<'_>) {
     serves(address).await;
     // The peer goes, and so does what the node kept for it.
     drop(lanes);
-    while node.links_taken() > 0 {
+    while node.taken().links > 0 || node.taken().connections > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
