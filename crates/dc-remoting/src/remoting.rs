@@ -383,27 +383,63 @@ pub async fn bind_one_port(address: SocketAddr) -> io::Result<(TcpListener, UdpS
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use dc_core::{DataCenter, SystemClock, SystemName};
 
     use super::*;
+    use crate::{Incoming, Message, Receiver, Undelivered};
 
-    async fn node(id: u128) -> Remoting {
+    /// Takes no message in before it is told to.
+    #[derive(Default)]
+    struct Slow(Mutex<Vec<crate::Accept>>);
+
+    impl Receiver for Slow {
+        fn message(&self, _: &Arc<PeerIdentity>, incoming: Incoming) {
+            self.0.lock().push(incoming.accept);
+            if let Some(reply) = incoming.reply {
+                reply.send(0, Bytes::new());
+            }
+        }
+
+        fn undelivered(&self, _: Undelivered) {}
+    }
+
+    async fn node(id: u128, receiver: Arc<Slow>) -> Remoting {
         let dc = DataCenter::new("dc-1").build().expect("legal");
         let config = RemotingConfig::builder(SystemName::new("app").expect("legal"), dc.id().clone(), NodeId(id));
         let config = config.build().expect("legal");
-        Remoting::start(config, Arc::new(SystemClock), Services::new()).await.expect("a free port")
+        let services = Services::new().receiver(receiver);
+        Remoting::start(config, Arc::new(SystemClock), services).await.expect("a free port")
     }
 
-    /// Found by a fuzzer whose memory grew: the links of a node and the node held each other.
+    /// Found by a fuzzer whose memory grew: a node and its links held each other, and so did a lane and those whom it
+    /// owed credits when it ended, or later.
     #[test]
     fn nothing_is_left_of_nodes_whose_runtime_ends_with_them() {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let kept = runtime.block_on(async {
-            let (dials, takes) = (node(1).await, node(2).await);
-            let peer = dials.peer(PeerTarget::at(takes.local_addr().into()));
-            peer.connected(Duration::from_secs(20)).await.expect("a link");
-            dials.shutdown(Duration::from_secs(5)).await;
-            takes.shutdown(Duration::from_secs(5)).await;
+            let receiver = Arc::new(Slow::default());
+            let (dials, takes) = (node(1, Arc::default()).await, node(2, receiver.clone()).await);
+            let pair = dials.peer(PeerTarget::at(takes.local_addr().into())).pair();
+            for early in [true, false] {
+                let message = Message {
+                    to: 1,
+                    kind: "worker".into(),
+                    key: Bytes::new(),
+                    message: "work".into(),
+                    epoch: 0,
+                    from: Bytes::new(),
+                    payload: Bytes::new(),
+                };
+                pair.ask(message, Duration::from_secs(20)).await.expect("answered");
+                if early {
+                    receiver.0.lock().clear();
+                }
+            }
+            // The credits of the second are out: nobody waits for them.
+            dials.shutdown(Duration::from_millis(100)).await;
+            takes.shutdown(Duration::from_millis(100)).await;
+            receiver.0.lock().clear();
             [Arc::downgrade(&dials.0.shared), Arc::downgrade(&takes.0.shared)]
         });
         drop(runtime);

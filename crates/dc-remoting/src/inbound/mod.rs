@@ -163,7 +163,7 @@ impl InLink {
         self.shared.inbound.lock().remove(&(self.identity.node, self.id));
         // Lanes and link hold each other: let go of the lanes.
         let lanes = std::mem::take(&mut *self.lanes.lock());
-        drop(lanes);
+        lanes.iter().flatten().for_each(|lane| lane.owe_nothing());
     }
 
     fn why(&self) -> Arc<str> {
@@ -198,8 +198,8 @@ pub(crate) struct InLane {
     calls: AtomicUsize,
     /// Bytes of their bodies.
     call_bytes: AtomicUsize,
-    /// Pairs that credits are owed to, each once.
-    owing: Mutex<Vec<Arc<PairIn>>>,
+    /// Pairs that credits are owed to, each once; `None` once nobody can be paid. They hold the lane.
+    owing: Mutex<Option<Vec<Arc<PairIn>>>>,
     /// Credits travel at once: nothing else is expected to take them along, or a sender waits for them.
     eager: AtomicBool,
     /// The next frame takes the credits along.
@@ -217,7 +217,7 @@ impl InLane {
             back,
             calls: AtomicUsize::new(0),
             call_bytes: AtomicUsize::new(0),
-            owing: Mutex::default(),
+            owing: Mutex::new(Some(Vec::new())),
             eager: AtomicBool::new(false),
             due: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
@@ -273,6 +273,12 @@ impl InLane {
         self.call_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
+    /// Nothing can be paid any more: the pairs that were owed to, and this lane, let go of each other.
+    fn owe_nothing(&self) {
+        let owing = self.owing.lock().take();
+        drop(owing);
+    }
+
     /// Sends what is owed now.
     fn nudge(&self) {
         self.due.store(true, Ordering::Release);
@@ -289,10 +295,8 @@ impl InLane {
         self.due.store(false, Ordering::Release);
         {
             let mut owing = self.owing.lock();
-            if owing.is_empty() {
-                return;
-            }
-            std::mem::swap(&mut *owing, spare);
+            let Some(owing) = owing.as_mut().filter(|owing| !owing.is_empty()) else { return };
+            std::mem::swap(owing, spare);
         }
         let mut total = 0;
         for pair in spare.drain(..) {
@@ -328,8 +332,10 @@ impl PairIn {
     pub(crate) fn accepted(this: &Arc<Self>, cost: u32) {
         let lane = &*this.lane;
         let before = this.owed.fetch_add(ONE + u64::from(cost), Ordering::AcqRel);
-        if before == 0 {
-            lane.owing.lock().push(Arc::clone(this));
+        if before == 0
+            && let Some(owing) = &mut *lane.owing.lock()
+        {
+            owing.push(Arc::clone(this));
         }
         let (messages, bytes) = (before / ONE + 1, bytes_of(before) + cost as usize);
         let reaches = |limit: (u64, usize)| messages >= limit.0 || bytes >= limit.1.min(lane.link.share);

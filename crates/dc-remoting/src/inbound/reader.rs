@@ -126,7 +126,7 @@ impl Reader {
     /// Nothing took the credits along so far: they leave now, and from now on at once.
     fn credits_due(&self) {
         self.lane.eager.store(true, Ordering::Release);
-        if !self.lane.owing.lock().is_empty() {
+        if self.lane.owing.lock().as_ref().is_some_and(|owing| !owing.is_empty()) {
             self.lane.nudge();
         }
     }

@@ -136,8 +136,9 @@ async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Byte
     let (back, rx) = mpsc::unbounded_channel();
     let lane = Arc::new(InLane::new(Arc::clone(&link), hello.lane, back));
     let earlier = link.lanes.lock()[slot(hello.lane)].replace(Arc::clone(&lane));
-    if earlier.is_some() {
+    if let Some(earlier) = earlier {
         link.close("one lane was opened twice");
+        earlier.owe_nothing();
         return Err(Status::failed_precondition("it opens one lane twice"));
     }
     if link.closed.is_cancelled() {
