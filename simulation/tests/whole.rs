@@ -21,8 +21,9 @@ fn g2_g3_g5_whatever_breaks_there_is_one_owner_nothing_is_lost_and_all_answers_a
     assert!(well, "{said}");
 }
 
-/// How many seeds it may take to find a bug that is there on purpose.
-const FINDS_WITHIN: u64 = 40;
+/// How many seeds it may take to find a bug that is there on purpose. Seeds mean other runs when anything changes; the one
+/// that is seldom found (no-tombstone) shows in 11 of 300.
+const FINDS_WITHIN: u64 = 120;
 
 fn finds(plant: &str) {
     let found = (0..FINDS_WITHIN).find_map(|seed| {
