@@ -415,7 +415,7 @@ mod tests {
     /// Found by a fuzzer whose memory grew: a node and its links held each other, and so did a lane and those whom it
     /// owed credits when it ended, or later.
     #[test]
-    fn nothing_is_left_of_nodes_whose_runtime_ends_with_them() {
+    fn r5_nothing_is_left_of_nodes_whose_runtime_ends_with_them() {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let kept = runtime.block_on(async {
             let receiver = Arc::new(Slow::default());

@@ -137,9 +137,9 @@ async fn raise(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Durati
     }
     let held = Held::new(node, key, number);
     let unanswered = match from_former_home(node, kind, id).await? {
-        Former::Has(at) => return Ok(at),
-        Former::None => Vec::new(),
-        Former::Unanswered(by) => by,
+        FormerHomes::Has(at) => return Ok(at),
+        FormerHomes::None => Vec::new(),
+        FormerHomes::Unanswered(by) => by,
     };
     let started = start(node, kind, id, number, held).await?;
     // Asked on until they answer.
@@ -148,7 +148,7 @@ async fn raise(node: &Arc<Node>, kind: &'static str, id: &Arc<str>, left: Durati
 }
 
 /// What former homes say of a grain.
-enum Former {
+enum FormerHomes {
     None,
     Has(Location),
     /// These do not answer, and have had no reason to have it for long.
@@ -157,9 +157,9 @@ enum Former {
 
 /// A datacenter that joins takes an identity only after its old activation has gone to rest (G2): asks those that
 /// would be its home without this one, whether they have it.
-async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -> Result<Former, Error> {
-    let Some((_, known)) = node.kinds().grain(kind) else { return Ok(Former::None) };
-    let GrainScope::OneHome(among) = &known.options().scope else { return Ok(Former::None) };
+async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -> Result<FormerHomes, Error> {
+    let Some((_, known)) = node.kinds().grain(kind) else { return Ok(FormerHomes::None) };
+    let GrainScope::OneHome(among) = &known.options().scope else { return Ok(FormerHomes::None) };
     let idle = known.options().idle;
     let body = wire::write(&GrainBody { kind: kind.to_owned(), id: id.to_string(), ..GrainBody::default() });
     let homes = locate::former_homes(node, kind, id, among);
@@ -169,13 +169,13 @@ async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -
         match answer.flatten().and_then(|place| place.location()) {
             Ok(Some(at)) => {
                 tracing::info!(grain = %identity(kind, id), %dc, "still active at its former home");
-                return Ok(Former::Has(at));
+                return Ok(FormerHomes::Has(at));
             }
             Ok(None) => {}
             Err(error) => failed.push((dc, error)),
         }
     }
-    let Some((dc, error)) = failed.last() else { return Ok(Former::None) };
+    let Some((dc, error)) = failed.last() else { return Ok(FormerHomes::None) };
     // Homes that have stood longer than grains rest unused leave nothing behind elsewhere, but what is in use there. Its
     // home has it whenever it likes.
     if node.grains().homes_stood_for() < idle || !locate::is_home(node, kind, id, among) {
@@ -184,7 +184,7 @@ async fn from_former_home(node: &Arc<Node>, kind: &'static str, id: &Arc<str>) -
         return Err(Error::DataCenterNotRoutable { asked, reasons: vec![reason] });
     }
     tracing::warn!(grain = %identity(kind, id), %dc, %error, "a former home does not answer; making the grain active all the same");
-    Ok(Former::Unanswered(failed.into_iter().map(|(dc, _)| dc.clone()).collect()))
+    Ok(FormerHomes::Unanswered(failed.into_iter().map(|(dc, _)| dc.clone()).collect()))
 }
 
 async fn start(

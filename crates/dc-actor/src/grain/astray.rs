@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use dc_core::{DataCenterId, NodeId};
 use futures::{StreamExt, stream};
 
-use super::{Here, identity, locate};
+use super::{active, identity, locate};
 use crate::{
     error::Error,
     host::{AnyCell, Key},
@@ -71,11 +71,6 @@ fn note(
     for (at, cell) in more {
         doubts.entry((cell.core().number, at.clone())).or_insert(Doubt { cell, at, other: None });
     }
-}
-
-fn active(node: &Node) -> Vec<Arc<dyn AnyCell>> {
-    let here = node.grains().here.lock();
-    here.values().filter_map(|here| if let Here::Active(cell) = here { Some(cell.clone()) } else { None }).collect()
 }
 
 /// The home of a grain that is not at home here, as this node's table says.

@@ -215,6 +215,17 @@ impl Grains {
     }
 }
 
+/// The grains that are active on this node.
+fn active(node: &Node) -> Vec<Arc<dyn AnyCell>> {
+    let here = node.grains().here.lock();
+    here.values()
+        .filter_map(|here| match here {
+            Here::Active(cell) => Some(cell.clone()),
+            Here::Rising(_) => None,
+        })
+        .collect()
+}
+
 /// A grain's identity on the wire.
 #[derive(Serialize, Deserialize)]
 struct WireGrain {

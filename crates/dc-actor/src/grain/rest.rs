@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Here;
+use super::active;
 use crate::system::Node;
 
 /// Looks for idle grains from time to time, for as long as the node runs.
@@ -28,14 +28,4 @@ pub(crate) async fn put_to_rest(node: Arc<Node>) {
 fn look_every(node: &Node) -> Duration {
     let shortest = node.kinds().grain_options().map(|options| options.idle).min().unwrap_or(Duration::MAX);
     (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(10))
-}
-
-fn active(node: &Node) -> Vec<Arc<dyn crate::host::AnyCell>> {
-    let here = node.grains().here.lock();
-    here.values()
-        .filter_map(|here| match here {
-            Here::Active(cell) => Some(cell.clone()),
-            Here::Rising(_) => None,
-        })
-        .collect()
 }
