@@ -255,6 +255,7 @@ impl<A: RemoteActor> Mobile<A> {
 
     /// Forgets where it was, if it is not there.
     fn not_there(&self, known: &Arc<Known<A>>, error: &Error) {
+        tracing::debug!(target = %self.label(), at = known.located.at.actor, %error, "a message did not get through");
         match error {
             // Whoever says so is alive, and passes on what was told.
             Error::NotOwner { not_run: true, .. }

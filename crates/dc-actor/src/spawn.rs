@@ -35,6 +35,13 @@ pub use global::SpawnGlobal;
 pub(crate) use here::{Held, lost, must_not_stay, name_key, stop_again};
 use here::{Made, here};
 
+/// How long the node that has an earlier try of a spawn may take to say whether its actor has started, before the
+/// directory is asked again who has it.
+const ASK_EARLIER: Duration = Duration::from_secs(1);
+
+/// The pause before that.
+const EARLIER_AGAIN: Duration = Duration::from_millis(100);
+
 /// What `spawn(..).await` and `spawn_on(..).await` wait for. Dropped before its end, the actor may still start.
 #[must_use = "futures do nothing unless awaited"]
 pub struct SpawnFuture<A: RemoteActor>(BoxFuture<'static, Result<Ref<A>, Error>>);
@@ -462,25 +469,52 @@ pub(crate) async fn asked(node: &Arc<Node>, body: SpawnBody, left: Duration) -> 
         return global::asked(node, body, request, left).await;
     }
     let (kind, _) = node.kinds().actor(&body.kind).ok_or_else(|| unknown_kind(node, &body.kind))?;
-    let made = here(node, kind, name, request, left, {
-        let (node, kind, args) = (node.clone(), body.kind.clone(), body.args.clone());
-        move |core, ended| {
-            let (_, maker) = node.kinds().actor(&kind).ok_or_else(|| unknown_kind(&node, &kind))?;
-            maker.start(core, args, None, ended)
-        }
-    });
-    match made.await? {
-        Made::Here(location) => Ok(Place::at(kind, &location)),
-        // An earlier try of the same spawn reached that node: it knows whether the actor has started.
-        Made::Earlier { node: id, endpoint, location } if id != node.id() && !body.passed_on => {
-            let again = SpawnBody { passed_on: true, ..body };
-            match ask_spawn(node, node.data_center().id(), &endpoint, id, &again, left).await {
-                Ok(found) => Ok(Place::at(kind, &found.at)),
-                Err(failed @ Error::StartFailed { .. }) => Err(failed),
-                Err(_) => Ok(Place::at(kind, &location)),
+    let until = node.clock().now() + left;
+    let (mut left, mut unsure) = (left, None);
+    loop {
+        let made = here(node, kind, name, request, left, {
+            let (node, kind, args) = (node.clone(), body.kind.clone(), body.args.clone());
+            move |core, ended| {
+                let (_, maker) = node.kinds().actor(&kind).ok_or_else(|| unknown_kind(&node, &kind))?;
+                maker.start(core, args, None, ended)
             }
+        });
+        let made = match (made.await, unsure) {
+            (Ok(made), _) => made,
+            // Of this try.
+            (Err(error), Some(unsure)) if error.certainly_not_run() => return Err(unsure),
+            (Err(error), _) => return Err(error),
+        };
+        let (holder, endpoint) = match made {
+            Made::Here(location) => return Ok(Place::at(kind, &location)),
+            Made::Earlier { node: id, location, .. } if id == node.id() => return Ok(Place::at(kind, &location)),
+            Made::Earlier { node: id, endpoint, .. } => (id, endpoint),
+        };
+        let silent = || {
+            let reason =
+                format!("node {} at {endpoint} does not say whether an earlier try started it", holder.short());
+            Error::NoAnswer { actor: body.name.clone(), reason }
+        };
+        if body.passed_on {
+            return Err(silent());
         }
-        Made::Earlier { location, .. } => Ok(Place::at(kind, &location)),
+        // That node knows whether the actor has started. If it is dead, its datacenter's directory lets go of the name.
+        left = until.saturating_duration_since(node.clock().now());
+        let again = SpawnBody { passed_on: true, ..body.clone() };
+        let asked = ask_spawn(node, node.data_center().id(), &endpoint, holder, &again, left.min(ASK_EARLIER));
+        let error = match asked.await {
+            Ok(found) => return Ok(Place::at(kind, &found.at)),
+            Err(failed @ Error::StartFailed { .. }) => return Err(failed),
+            // What certainly did not run is the question. The earlier try may have.
+            Err(error) if error.certainly_not_run() => silent(),
+            Err(error) => error,
+        };
+        left = until.saturating_duration_since(node.clock().now());
+        if left <= EARLIER_AGAIN {
+            return Err(error);
+        }
+        tokio::time::sleep(EARLIER_AGAIN).await;
+        (left, unsure) = (left - EARLIER_AGAIN, Some(error));
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     LinkEvent, Network, PROTOCOL, Peer, PeerIdentity, PeerTarget, RemotingConfig, Services, StartError,
     inbound::{InLink, Places, serve_connections},
     network::Entrance,
-    slot::{Slot, State},
+    slot::{SHUT_DOWN, Slot, State},
 };
 
 /// The shortest and longest time for peers to read what this node has sent before it took its leave.
@@ -127,9 +127,14 @@ impl Drop for Owner {
         self.shared.accepting.cancel();
         self.shared.draining.cancel();
         self.shared.stop.cancel();
-        // They and this hold each other. Their tasks take them out, unless the runtime ends before those have run.
+        // They and this hold each other. Their tasks end them, unless the runtime ends before those have run.
         let (slots, inbound) = (mem::take(&mut *self.shared.slots.lock()), mem::take(&mut *self.shared.inbound.lock()));
-        drop((slots, inbound));
+        for slot in slots.into_values() {
+            slot.close();
+        }
+        for link in inbound.into_values() {
+            link.close(SHUT_DOWN);
+        }
     }
 }
 
@@ -416,6 +421,12 @@ mod tests {
     /// owed credits when it ended, or later.
     #[test]
     fn r5_nothing_is_left_of_nodes_whose_runtime_ends_with_them() {
+        for graceful in [true, false] {
+            nothing_is_left(graceful);
+        }
+    }
+
+    fn nothing_is_left(graceful: bool) {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let kept = runtime.block_on(async {
             let receiver = Arc::new(Slow::default());
@@ -437,12 +448,14 @@ mod tests {
                 }
             }
             // The credits of the second are out: nobody waits for them.
-            dials.shutdown(Duration::from_millis(100)).await;
-            takes.shutdown(Duration::from_millis(100)).await;
+            if graceful {
+                dials.shutdown(Duration::from_millis(100)).await;
+                takes.shutdown(Duration::from_millis(100)).await;
+            }
             receiver.0.lock().clear();
             [Arc::downgrade(&dials.0.shared), Arc::downgrade(&takes.0.shared)]
         });
         drop(runtime);
-        assert_eq!(kept.map(|shared| shared.strong_count()), [0, 0]);
+        assert_eq!(kept.map(|shared| shared.strong_count()), [0, 0], "graceful: {graceful}");
     }
 }

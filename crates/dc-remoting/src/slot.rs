@@ -26,6 +26,9 @@ use crate::{
 /// A peer that nobody has wanted for this long is dialled no more until somebody does.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
+/// Why a link ends with its node.
+pub(crate) const SHUT_DOWN: &str = "this node's remoting is shut down";
+
 /// Where the link to one endpoint stands.
 #[derive(Clone)]
 pub(crate) enum State {
@@ -92,6 +95,13 @@ impl Slot {
         }
     }
 
+    /// Ends the link for good.
+    pub(crate) fn close(&self) {
+        if let State::Up(link) = self.state.send_replace(State::Closed) {
+            link.close(SHUT_DOWN);
+        }
+    }
+
     /// The peer has shown life: what waits to dial again does so now.
     pub(crate) fn kick(&self) {
         self.kicked.notify_waiters();
@@ -144,9 +154,7 @@ async fn drive(slot: Arc<Slot>) {
         () = shared.stop.cancelled() => {}
         () = keep_up(&slot) => {}
     }
-    if let State::Up(link) = slot.state.send_replace(State::Closed) {
-        link.close("this node's remoting is shut down");
-    }
+    slot.close();
     // The table and the slot hold each other by way of what they share.
     shared.slots.lock().remove(&slot.endpoint);
 }

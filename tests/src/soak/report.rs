@@ -353,7 +353,7 @@ in its file. The checker compares both sides of each message for 45 s and then f
 
 | guarantee | violation |
 |---|---|
-| R1 | a message handled after a later one of its stream by the same activation, unless a link between the two nodes began or ended in between (the proxies see that), or the last answer that the sender had of the grain was not one of that activation (what it asks elsewhere comes back, and is sent again), or it is a grain whose home follows from members, and those differed |
+| R1 | a message handled after a later one of its stream by the same activation, unless a link between the two nodes began or ended in between (the proxies see that), or the sender did not know of that activation: another one gave it the last answer, or has handled since what it told (what it asks elsewhere comes back, and is sent again), or it is a grain whose home follows from members, and those differed |
 | R2 | a message, or the start of a spawned actor, handled twice, or more than 30 s after it was sent |
 | R3 | reported as certainly not run, and ran; acknowledged, and never ran |
 | A4 | an accepted tell that was never handled though both processes lived and their link stood; an answer by another activation than the one that handled the message |

@@ -25,6 +25,14 @@ struct Life {
     ended_us: Option<u64>,
 }
 
+impl Life {
+    /// Whether it went on beyond a time. Its end is noted before it is brought about: what it sends in between is sent by
+    /// one that has ended.
+    fn outlasts(&self, at_us: u64) -> bool {
+        self.ended_us.is_none_or(|ended| ended > at_us)
+    }
+}
+
 /// One time at which something was done to the system, or differed in it.
 #[derive(Clone, Copy, Debug)]
 struct Span {
@@ -118,8 +126,8 @@ impl World for Around {
         self.nodes.get(&node).copied()
     }
 
-    fn lived(&self, run: u32, begin_us: u64, end_us: u64) -> bool {
-        self.lives.get(&run).is_some_and(|life| life.ended_us.is_none_or(|at| at < begin_us || at > end_us))
+    fn lived_until(&self, run: u32, end_us: u64) -> bool {
+        self.lives.get(&run).is_some_and(|life| life.outlasts(end_us))
     }
 
     fn link_changed(&self, from: usize, to: usize, begin_us: u64, end_us: u64) -> bool {
@@ -133,5 +141,18 @@ impl World for Around {
 
     fn quiet(&self, at_us: u64) -> bool {
         !self.in_act(at_us, HEAL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_while_its_sender_is_being_ended_has_no_living_sender() {
+        let life = Life { slot: 0, node: 0, ended_us: Some(100) };
+        let times = [50, 99, 100, 150].map(|at| life.outlasts(at));
+        assert_eq!(times, [true, true, false, false]);
+        assert!(Life { ended_us: None, ..life }.outlasts(150));
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dc_core::{DataCenterId, Epoch};
+use dc_core::{Clock, DataCenterId, Epoch};
 use dc_ownership::order::Thing;
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
@@ -21,8 +21,8 @@ use crate::{
     wire::{self, OfferBody, Place, StateBody, ThingBody},
 };
 
-/// How long direct messages wait for the former owner's, once the hand-over is known. Where it dies in between, this
-/// is what its death costs.
+/// How long direct messages wait for the former owner's, from the first that does. Where it dies in between, this is
+/// what its death costs.
 const FORWARDING: Duration = Duration::from_secs(5);
 
 /// How long an offer is remembered that is never followed by a hand-over.
@@ -38,6 +38,8 @@ struct Landing {
     parts: Vec<(String, Bytes)>,
     next_part: u32,
     done: Arc<SetOnce<()>>,
+    /// When nobody waits any longer: set by the first who does.
+    until: Option<Instant>,
 }
 
 impl Landings {
@@ -47,7 +49,8 @@ impl Landings {
         landings.retain(|_, landing| now.saturating_duration_since(landing.since) < REMEMBERED);
         if body.part == 0 {
             let done = Arc::new(SetOnce::new());
-            let landing = Landing { epoch: body.epoch, since: now, parts: Vec::new(), next_part: 0, done };
+            let (epoch, since) = (body.epoch, now);
+            let landing = Landing { epoch, since, parts: Vec::new(), next_part: 0, done, until: None };
             landings.insert(thing.clone(), landing);
         }
         let landing = landings.get_mut(thing).filter(|of| of.epoch == body.epoch && of.next_part == body.part);
@@ -60,8 +63,23 @@ impl Landings {
         Ok(body.last.then(|| std::mem::take(&mut landing.parts)))
     }
 
-    fn waits_for(&self, thing: &Thing, epoch: u64) -> Option<Arc<SetOnce<()>>> {
-        self.0.lock().get(thing).filter(|landing| landing.epoch == epoch).map(|landing| landing.done.clone())
+    /// What to wait for, and until when: the same for all, so that waits that are given up early and begun again come to
+    /// an end.
+    fn waits_for(&self, thing: &Thing, epoch: u64, now: Instant) -> Option<(Arc<SetOnce<()>>, Instant)> {
+        let mut landings = self.0.lock();
+        let landing = landings.get_mut(thing).filter(|landing| landing.epoch == epoch)?;
+        let until = *landing.until.get_or_insert(now + FORWARDING);
+        Some((landing.done.clone(), until))
+    }
+
+    /// Waits until all has been forwarded, or it is time to go on without. Cancel safe.
+    async fn wait(&self, thing: &Thing, epoch: u64, clock: &dyn Clock) {
+        let Some((done, until)) = self.waits_for(thing, epoch, clock.now()) else { return };
+        let left = until.saturating_duration_since(clock.now());
+        if tokio::time::timeout(left, done.wait()).await.is_err() {
+            tracing::warn!(thing = %label(thing), epoch, "the former owner did not say that it has forwarded all: going on");
+            self.end(thing, epoch);
+        }
     }
 
     fn end(&self, thing: &Thing, epoch: u64) {
@@ -78,11 +96,7 @@ impl Global {
     /// Waits until the former owner has forwarded what it held, if this epoch was handed over: messages that come
     /// directly are behind those.
     pub(super) async fn after_landing(&self, thing: &Thing, epoch: u64) {
-        let Some(done) = self.landings.waits_for(thing, epoch) else { return };
-        if tokio::time::timeout(FORWARDING, done.wait()).await.is_err() {
-            tracing::warn!(thing = %label(thing), epoch, "the former owner did not say that it has forwarded all: going on");
-            self.landings.end(thing, epoch);
-        }
+        self.landings.wait(thing, epoch, &*self.clock).await;
     }
 }
 
@@ -157,7 +171,8 @@ pub(super) fn offers(thing: &Thing, epoch: u64, states: Vec<(String, Bytes)>) ->
 
 #[cfg(test)]
 mod tests {
-    use dc_core::{Clock, ManualClock};
+    use dc_core::ManualClock;
+    use futures::FutureExt;
 
     use super::*;
 
@@ -176,9 +191,27 @@ mod tests {
         }
         assert_eq!(whole, Some(states));
         assert!(landings.take(&thing, &bodies[1], clock.now()).is_err(), "out of turn");
-        assert!(landings.waits_for(&thing, 4).is_some() && landings.waits_for(&thing, 5).is_none());
+        let waits_for = |epoch| landings.waits_for(&thing, epoch, clock.now()).is_some();
+        assert!(waits_for(4) && !waits_for(5));
         landings.end(&thing, 4);
-        assert!(landings.waits_for(&thing, 4).is_none());
+        assert!(!waits_for(4));
         assert_eq!(offers(&thing, 1, Vec::new()).len(), 1, "no state is an offer, too");
+    }
+
+    #[tokio::test]
+    async fn g5_a_former_owner_that_died_is_waited_for_once_by_all_who_give_up_early_together() {
+        let clock = ManualClock::new();
+        let thing = Thing::Name("x".into());
+        let landings = Landings::default();
+        let offer = offers(&thing, 4, Vec::new()).remove(0);
+        landings.take(&thing, &offer, clock.now()).expect("in turn").expect("all of it");
+        // Each asker of this node has less time than that, and takes its wait with it.
+        let ask = || landings.wait(&thing, 4, &clock).now_or_never();
+        for _ in 0..5 {
+            assert_eq!(ask(), None, "the former owner may come still");
+            clock.advance(FORWARDING / 5);
+        }
+        tokio::time::timeout(FORWARDING / 2, landings.wait(&thing, 4, &clock)).await.expect("its time is over");
+        assert_eq!(ask(), Some(()), "nobody waits any more");
     }
 }

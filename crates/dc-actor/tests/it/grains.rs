@@ -2,7 +2,7 @@
 
 use std::{future::IntoFuture, time::Duration};
 
-use dc_actor::{ActorSystem, AskError, Error, Event};
+use dc_actor::{ActorSystem, AskError, Error, Event, GrainBuilder, GrainRef};
 use dc_controlplane::ControlPlane;
 use dc_core::{Intent, IntentKind};
 use futures::future::join_all;
@@ -12,6 +12,7 @@ use crate::{
         self, AddItem, AddTo, Busy, Cart, FailNow, LocalCart, Noted, PanicNow, PinnedCart, Placed, RestlessCart,
         Worker, WorkerArgs, lives,
     },
+    proxy::Proxy,
     spawns::{Gate, Gated, GatedArgs, evict},
     world::{World, event, eventually, now, shut_down, soon, until_known},
 };
@@ -286,6 +287,90 @@ async fn g2_a_grain_that_was_active_in_two_datacenters_is_at_home_alone_once_tab
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_a_home_that_could_not_ask_a_former_home_gives_way_to_it() {
+    let world = World::new("g2-parted");
+    let describe = |dc| {
+        let cart =
+            |kind: GrainBuilder<Cart>| kind.args(str::to_owned).handles::<AddItem>().idle(Duration::from_secs(2));
+        world.bare(dc, &[]).grain::<Cart>(cart)
+    };
+    let (former, way_to_former) = Proxy::and_node(describe("dc-2"), true).await;
+    eventually("the node knows its datacenter", || async { former.data_center_ready().then_some(()) }).await;
+    let grains = |node: &ActorSystem| -> Vec<_> {
+        (0..16).map(|number| node.grain::<Cart>(format!("parted-{number}"))).collect()
+    };
+    let add = |grain: GrainRef<Cart>| async move { grain.ask(AddItem(1)).timeout(Duration::from_secs(5)).await };
+    let there = grains(&former);
+    for grain in &there {
+        assert_eq!(soon("an answer", add(grain.clone())).await.expect("answers").dc, "dc-2");
+    }
+    // All are in use without a pause, so that none goes to rest.
+    let in_use = tokio::spawn({
+        let there = there.clone();
+        async move {
+            loop {
+                join_all(there.iter().cloned().map(add)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+    // A home for half of them, and neither hears the other.
+    way_to_former.open(false);
+    let (home, way_to_home) = Proxy::and_node(describe("dc-1"), false).await;
+    until_known(&[vec![former.clone()], vec![home.clone()]]).await;
+    let here = grains(&home);
+    let index = eventually("one is active at its new home, too", || async {
+        let answers = join_all(here.iter().cloned().map(add)).await;
+        answers.iter().position(|answer| answer.as_ref().is_ok_and(|placed| placed.dc == "dc-1"))
+    })
+    .await;
+    assert_eq!(add(there[index].clone()).await.expect("answers").dc, "dc-2", "active in both");
+    // The home hears the other one, which still cannot ask the home.
+    way_to_former.open(true);
+    eventually("the home has given way", || async {
+        let placed = add(here[index].clone()).await.ok()?;
+        (placed.dc == "dc-2").then_some(())
+    })
+    .await;
+    in_use.abort();
+    way_to_home.open(true);
+    shut_down(vec![vec![former], vec![home]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_what_is_not_the_home_by_its_own_table_starts_nothing_while_the_home_does_not_answer() {
+    let world = World::new("g2-no-home");
+    let describe = |dc, plane| {
+        // The table of the one that is cut off holds for the whole test.
+        actors::register(world.bare_on(dc, &[], plane)).controller(|options| {
+            options.lease_ttl(Duration::from_secs(60)).max_cache_staleness(Duration::from_secs(50))
+        })
+    };
+    let lags = world.plane();
+    let asked = describe("dc-2", world.plane()).start().await.expect("starts");
+    let late = describe("dc-3", lags.clone()).start().await.expect("starts");
+    until_known(&[vec![asked.clone()], vec![late.clone()]]).await;
+    // dc-3 never hears of the third one, and dc-2 cannot ask it.
+    lags.cut_off();
+    let (home, way_to_home) = Proxy::and_node(describe("dc-1", world.plane()), false).await;
+    eventually("dc-2 knows all three", || async { (asked.data_centers().len() == 3).then_some(()) }).await;
+    let ask = |node: &ActorSystem, number: usize| {
+        node.grain::<RestlessCart>(format!("no-home-{number}")).ask(AddItem(1)).timeout(Duration::from_secs(4))
+    };
+    let answers = join_all((0..48).map(|number| ask(&late, number).into_future())).await;
+    let refused: Vec<_> = (0..48).filter(|number| answers[*number].is_err()).collect();
+    assert!(answers.iter().flatten().any(|placed| placed.dc == "dc-2"), "dc-2 takes its own: {answers:?}");
+    assert!(!refused.is_empty(), "some belong in dc-1");
+    lags.reconnect();
+    way_to_home.open(true);
+    for number in refused {
+        let dc = eventually("it has its home", || async { ask(&asked, number).await.ok() }).await.dc;
+        assert_eq!(dc, "dc-1", "of {number}");
+    }
+    shut_down(vec![vec![asked], vec![late], vec![home]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grain_whose_node_died_is_active_again_in_its_datacenter() {
     let world = World::new("grain-dead");
     let mut all = world.start(["dc-1", "dc-2"], 3).await;
@@ -379,7 +464,7 @@ async fn gated(world: &World) -> Vec<Vec<ActorSystem>> {
     all
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_an_eviction_between_claim_and_start_stops_the_activation() {
     let world = World::new("g2-early");
     let all = gated(&world).await;
@@ -395,7 +480,7 @@ async fn g2_an_eviction_between_claim_and_start_stops_the_activation() {
     shut_down(all).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d6_an_activation_under_way_does_not_outlive_shutdown() {
     let world = World::new("d6-grain");
     let all = gated(&world).await;
@@ -410,7 +495,7 @@ async fn d6_an_activation_under_way_does_not_outlive_shutdown() {
     assert_eq!(system.actor_count(), 0, "it has ended");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grain_that_fails_to_start_at_once_leaves_nothing_behind() {
     let world = World::new("grain-fails");
     let all = gated(&world).await;

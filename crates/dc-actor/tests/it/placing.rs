@@ -164,11 +164,7 @@ async fn r1_once_the_senders_node_knows_of_a_move_its_messages_go_to_the_new_own
 async fn r1_what_follows_a_move_waits_for_what_is_still_on_its_way_to_the_former_owner() {
     let _turn = turn().await;
     let world = World::new("r1-way");
-    // A free port, for a node whose address must be known before it starts.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let way = Proxy::before(address).await;
-    let former = describe(&world, "dc-1", &[], world.plane(), CALM).listen(address).advertise(way.address);
-    let former = former.start().await.expect("starts");
+    let (former, way) = Proxy::and_node(describe(&world, "dc-1", &[], world.plane(), CALM), true).await;
     let new = describe(&world, "dc-2", &[], world.plane(), CALM).start().await.expect("starts");
     let all = vec![vec![former.clone()], vec![new.clone()]];
     until_known(&all).await;

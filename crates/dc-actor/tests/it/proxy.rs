@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use dc_actor::{ActorSystem, ActorSystemBuilder};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -15,7 +16,18 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) async fn before(server: SocketAddr) -> Self {
+    /// Starts a node that others reach by way of a proxy only; `open` as in [`open`](Self::open).
+    pub(crate) async fn and_node(builder: ActorSystemBuilder, open: bool) -> (ActorSystem, Self) {
+        // A free port, as the proxy must know it before the node starts.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        let address = free.expect("a free port");
+        let way = Self::before(address).await;
+        way.open(open);
+        let node = builder.listen(address).advertise(way.address).start().await.expect("starts");
+        (node, way)
+    }
+
+    async fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (open, gate) = watch::channel(true);

@@ -161,6 +161,15 @@ struct SpawnBody {
     policy: Bytes,
 }
 
+/// Why there is no place.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Refused {
+    #[prost(bool, tag = "1")]
+    not_run: bool,
+    #[prost(string, tag = "2")]
+    text: String,
+}
+
 /// The links of a node that is none of the test's.
 async fn stranger(world: &str) -> Remoting {
     let stranger = DataCenter::new("dc-9").build().unwrap();
@@ -275,12 +284,15 @@ impl Gate {
     }
 
     fn pass(name: &str) {
-        let mut gates = GATES.0.lock().expect("no test panics with it");
-        if let Some(reached) = gates.get_mut(name) {
+        // In place: the runtime's workers go on, however many wait here. What opens it runs there.
+        let opened = tokio::task::block_in_place(|| {
+            let mut gates = GATES.0.lock().expect("no test panics with it");
+            let Some(reached) = gates.get_mut(name) else { return true };
             *reached = true;
             let (_gates, waited) = GATES.1.wait_timeout_while(gates, SOON, |gates| gates.contains_key(name)).unwrap();
-            assert!(!waited.timed_out(), "{name} is opened in time");
-        }
+            !waited.timed_out()
+        });
+        assert!(opened, "{name} is opened in time");
     }
 }
 
@@ -382,7 +394,7 @@ async fn gated(world: &World) -> Vec<Vec<ActorSystem>> {
     all
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a2_an_eviction_between_claim_and_start_stops_the_actor() {
     let world = World::new("a2-early");
     let all = gated(&world).await;
@@ -398,7 +410,7 @@ async fn a2_an_eviction_between_claim_and_start_stops_the_actor() {
     shut_down(all).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d6_a_spawn_under_way_does_not_outlive_shutdown() {
     let world = World::new("d6-spawn");
     let all = gated(&world).await;
@@ -412,6 +424,97 @@ async fn d6_a_spawn_under_way_does_not_outlive_shutdown() {
     let failed = soon("spawn", spawn).await.unwrap();
     assert!(matches!(failed, Err(Error::StartFailed { .. })), "{failed:?}");
     assert_eq!(system.actor_count(), 0, "it has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_a_spawn_whose_node_died_before_it_started_is_not_told_that_it_has() {
+    const NAMES: [&str; 4] = ["l3-died-0", "l3-died-1", "l3-died-2", "l3-died-3"];
+    let world = World::new("l3-died");
+    let mut nodes: Vec<ActorSystem> = Vec::new();
+    for _ in 0..3 {
+        let seeds: Vec<_> = nodes.first().into_iter().collect();
+        let node = world.describe("dc-1", &seeds).actor::<Gated>(|kind| kind.handles::<Noted>()).start().await;
+        nodes.push(node.expect("starts"));
+    }
+    crate::world::until_known(std::slice::from_ref(&nodes)).await;
+    let links = stranger("l3-died").await;
+    let body = |name: &str| SpawnBody {
+        kind: "gated".into(),
+        name: name.into(),
+        request: Bytes::copy_from_slice(format!("{name:0>16}").as_bytes()),
+        args: postcard::to_allocvec(name).unwrap().into(),
+        policy: Bytes::new(),
+    };
+    // All have claimed their names on one node, and have not started, when that one dies.
+    let dies = nodes.pop().expect("three nodes");
+    let gates = NAMES.map(Gate::closed);
+    for name in NAMES {
+        let peer = links.peer(PeerTarget::node(dies.endpoint().clone(), dies.node_id()));
+        let body = Bytes::from(body(name).encode_to_vec());
+        tokio::spawn(async move { peer.call_for_answer(ServiceId(16), body, SOON).await });
+    }
+    for gate in &gates {
+        gate.until_reached().await;
+    }
+    drop(dies);
+    let again = tokio::spawn({
+        let (links, node, bodies) = (links.clone(), nodes[0].clone(), NAMES.map(body));
+        async move { futures::future::join_all(bodies.iter().map(|body| ask_to_spawn(&links, &node, body))).await }
+    });
+    eventually("the others notice", || async { (nodes[0].members().len() == 2).then_some(()) }).await;
+    for gate in gates {
+        gate.open();
+    }
+    for (status, answer) in soon("all answer", again).await.expect("asks") {
+        assert_eq!(status, 0, "{answer:?}");
+    }
+    assert_eq!(nodes[0].actor_count(), NAMES.len(), "each has started on a node that lives");
+    links.shutdown(Duration::ZERO).await;
+    shut_down(vec![nodes]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_a_repeated_spawn_whose_first_try_does_not_say_whether_it_started_may_have_run() {
+    let world = World::new("l3-silent");
+    let mut nodes: Vec<ActorSystem> = Vec::new();
+    for _ in 0..2 {
+        let seeds: Vec<_> = nodes.first().into_iter().collect();
+        let node = world.describe("dc-1", &seeds).actor::<Gated>(|kind| kind.handles::<Noted>()).start().await;
+        nodes.push(node.expect("starts"));
+    }
+    crate::world::until_known(std::slice::from_ref(&nodes)).await;
+    let links = stranger("l3-silent").await;
+    let body = SpawnBody {
+        kind: "gated".into(),
+        name: "l3-silent".into(),
+        request: Bytes::from_static(&[7; 16]),
+        args: postcard::to_allocvec("l3-silent").unwrap().into(),
+        policy: Bytes::new(),
+    };
+    let gate = Gate::closed("l3-silent");
+    let first = tokio::spawn({
+        let (links, node, body) = (links.clone(), nodes[0].clone(), body.clone());
+        async move { ask_to_spawn(&links, &node, &body).await }
+    });
+    gate.until_reached().await;
+    // Long enough to ask the first one twice. The answer may come as the time is over.
+    let peer = links.peer(PeerTarget::node(nodes[1].endpoint().clone(), nodes[1].node_id()));
+    let asked = peer.call_for_answer(ServiceId(16), body.encode_to_vec().into(), Duration::from_millis(1_500)).await;
+    match asked {
+        Ok(answer) => {
+            assert_ne!(answer.status, 0, "nobody knows that it runs");
+            let refused = Refused::decode(answer.body).expect("an error");
+            assert!(!refused.not_run, "{}", refused.text);
+        }
+        Err(error) => assert!(!error.certainly_not_run(), "{error}"),
+    }
+    gate.open();
+    let (status, place) = first.await.expect("asks");
+    let again = ask_to_spawn(&links, &nodes[1], &body).await;
+    assert_eq!((status, &place), (0, &again.1), "one and the same place: {again:?}");
+    assert_eq!(nodes.iter().map(ActorSystem::actor_count).sum::<usize>(), 1, "one actor");
+    links.shutdown(Duration::ZERO).await;
+    shut_down(vec![nodes]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

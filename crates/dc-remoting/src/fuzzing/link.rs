@@ -101,18 +101,18 @@ pub fn link(bytes: &[u8]) {
     runtime.shutdown_background();
 }
 
-/// Answers asks with what they say. Tight: accepts nothing.
+/// Answers asks with what they say.
+#[derive(Default)]
 struct Echo {
-    tight: bool,
-    held: Mutex<Vec<Accept>>,
+    /// Where it is tight, nothing is accepted: all is kept here.
+    held: Option<Mutex<Vec<Accept>>>,
 }
 
 impl Receiver for Echo {
     fn message(&self, _: &Arc<PeerIdentity>, incoming: Incoming) {
-        if self.tight {
-            self.held.lock().push(incoming.accept);
-        } else {
-            drop(incoming.accept);
+        match &self.held {
+            Some(held) => held.lock().push(incoming.accept),
+            None => drop(incoming.accept),
         }
         if let Some(reply) = incoming.reply {
             reply.send(0, incoming.message.payload);
@@ -128,9 +128,8 @@ impl Service for Echo {
     }
 }
 
-async fn node(tight: bool) -> Remoting {
-    let echo = |tight| Arc::new(Echo { tight, held: Mutex::default() });
-    let services = Services::new().receiver(echo(tight)).service(ServiceId(1), echo(false));
+async fn node(receiver: Arc<Echo>) -> Remoting {
+    let services = Services::new().receiver(receiver).service(ServiceId(1), Arc::new(Echo::default()));
     let dc = DataCenter::new("dc-1").build().expect("legal");
     let config = RemotingConfig::builder(SystemName::new("app").expect("legal"), dc.id().clone(), NodeId(1)).seed(1);
     // A machine that is busy with other things may leave this one waiting for longer than the default of 5 s.
@@ -145,7 +144,8 @@ fn hello(link: u128, lane: LaneKind) -> Bytes {
 const LANES: [LaneKind; 3] = [LaneKind::Control, LaneKind::User, LaneKind::Bulk];
 
 async fn inbound(script: &Script<'_>) {
-    let node = node(script.tight).await;
+    let receiver = Arc::new(Echo { held: script.tight.then(Mutex::default) });
+    let node = node(receiver.clone()).await;
     let address = node.local_addr();
     let mut lanes = Vec::new();
     for lane in LANES {
@@ -167,6 +167,10 @@ async fn inbound(script: &Script<'_>) {
     while node.taken().links > 0 || node.taken().connections > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    // What is kept knows the node, which knows its receiver.
+    if let Some(held) = &receiver.held {
+        held.lock().clear();
+    }
 }
 
 /// Reads what comes back until the pong, or the end of the lane.
@@ -182,6 +186,11 @@ async fn goes_on_or_ends(lane: &mut Dialled) {
 /// Another link to the node is served.
 async fn serves(address: SocketAddr) {
     let mut lane = Dialled::open(address, hello(10, LaneKind::User)).await.expect("the node takes links");
+    answers(&mut lane).await;
+}
+
+/// An ask over the lane is answered.
+async fn answers(lane: &mut Dialled) {
     let ask =
         Envelope { correlation: 4, left_us: 20_000_000, payload: Bytes::from_static(b"x"), ..Envelope::default() };
     let ask = Frame { envelopes: vec![ask], ..Frame::default() };
@@ -211,7 +220,7 @@ fn welcome(tight: bool) -> Bytes {
 
 async fn outbound(script: &Script<'_>) {
     let (address, mut opened) = Answering::start(welcome(script.tight)).await.expect("a free port");
-    let node = node(false).await;
+    let node = node(Arc::default()).await;
     let peer = node.peer(PeerTarget::at(address.into()));
     let ask = |n: u8| {
         let message = Message {
@@ -263,5 +272,23 @@ mod tests {
         let read = Script::read(&written);
         assert_eq!((read.sides, read.tight), (Sides::Outbound, true));
         assert_eq!(read.steps, [(2, &b"abc"[..]), (0, &b""[..])]);
+    }
+
+    #[test]
+    fn r5_a_lane_that_is_opened_twice_keeps_nothing_of_what_it_owes_later() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let receiver = Arc::new(Echo { held: Some(Mutex::default()) });
+        runtime.block_on(async {
+            let node = node(receiver.clone()).await;
+            let mut first = Dialled::open(node.local_addr(), hello(9, LaneKind::User)).await.expect("welcome");
+            answers(&mut first).await;
+            let second = Dialled::open(node.local_addr(), hello(9, LaneKind::User)).await;
+            assert!(second.is_err(), "one link has one lane of each kind");
+            let held = receiver.held.as_ref().expect("it holds what it was given");
+            // Now the lane that was there first would owe credits.
+            assert_eq!(std::mem::take(&mut *held.lock()).len(), 1);
+        });
+        drop(runtime);
+        assert_eq!(Arc::strong_count(&receiver), 1, "the node is gone");
     }
 }

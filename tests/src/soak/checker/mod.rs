@@ -54,8 +54,8 @@ pub trait World {
     fn dc(&self, slot: usize) -> usize;
     /// The run of the node with this id (its lower half).
     fn run_of_node(&self, node: u64) -> Option<u32>;
-    /// Whether the process of this run lived all the time in between.
-    fn lived(&self, run: u32, begin_us: u64, end_us: u64) -> bool;
+    /// Whether the process of this run lived beyond that time.
+    fn lived_until(&self, run: u32, end_us: u64) -> bool;
     /// Whether a link from one place to the other began or ended in between.
     fn link_changed(&self, from: usize, to: usize, begin_us: u64, end_us: u64) -> bool;
     /// Whether members or tables differed at that time, or had differed shortly before (G2's limits).
@@ -163,8 +163,9 @@ impl Checker {
             return self.wrong("R2", format!("{who} was handled after it had been closed"), entry.at_us);
         };
         let before = std::mem::replace(&mut slot.handled_by, entry.activation);
-        slot.sent_us = entry.sent_us;
+        (slot.sent_us, slot.handled_us) = (entry.sent_us, entry.at_us);
         let told = slot.told;
+        window.found(entry.activation, entry.sent_us);
         if before != 0 && entry.class == Class::Spawn && before != entry.activation {
             self.suspicions.push((entry.at_us, Suspicion::Again { entry: *entry }));
         } else if before != 0 {
@@ -188,7 +189,7 @@ impl Checker {
         self.totals.note_told(outcome, error);
         let window = self.window(entry);
         let Some(slot) = window.slot(entry.seq) else { return };
-        slot.sent_us = entry.sent_us;
+        (slot.sent_us, slot.told_us) = (entry.sent_us, entry.at_us);
         slot.told = Some((outcome, entry.activation));
         let ran = slot.handled_by != 0;
         if outcome == Outcome::Acknowledged {
@@ -261,7 +262,7 @@ impl Checker {
             _ => false,
         };
         // Until it has an answer from where a grain is now, a sender may take it for where it was: what it tells is passed
-        // on from there, and what it asks comes back.
+        // on from there, and what it asks comes back. So it is again once what it tells is handled elsewhere.
         let knew = self.streams.get(&entry.stream).is_some_and(|window| window.knew(entry.activation, entry.sent_us));
         // One whose home follows from who is a member may be looked for elsewhere, and back, while members differ.
         let astray = !entry.class.is_global() && world.disturbed(entry.at_us);
@@ -269,14 +270,9 @@ impl Checker {
             self.totals.overtaken_across_links += 1;
         } else {
             let by = place(entry.activation, world);
-            let slot = self.streams.get_mut(&entry.stream).and_then(|window| window.slot(entry.seq));
-            let was = match slot.and_then(|slot| slot.told) {
-                Some((Outcome::Accepted, _)) => "a tell",
-                Some((Outcome::Acknowledged, _)) => "an ask",
-                Some(_) | None => "without an outcome",
-            };
-            let text =
-                format!("{}, {was}, was handled by {by} after a later one of its stream", describe(entry, world));
+            let around = self.streams.get(&entry.stream).map_or_else(String::new, |window| window.around(entry.seq));
+            let (who, grain) = (describe(entry, world), entry.grain);
+            let text = format!("{who} was handled by {by} after a later one of its stream (to {grain}: {around})");
             self.wrong("R1", text, entry.at_us);
         }
     }
@@ -321,7 +317,7 @@ fn stood(stream: u64, receiver: u64, sent_us: u64, world: &impl World) -> bool {
     let Some(to) = to else { return false };
     let (Some(from_slot), Some(to_slot)) = (world.slot(from), world.slot(to)) else { return false };
     let linked = from_slot == to_slot || !world.link_changed(from_slot, to_slot, begin, end);
-    linked && world.lived(from, sent_us, end) && world.lived(to, sent_us, end)
+    linked && world.lived_until(from, end) && world.lived_until(to, end)
 }
 
 fn place(number: u64, world: &impl World) -> String {

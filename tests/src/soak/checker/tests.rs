@@ -20,8 +20,8 @@ impl World for Still {
     fn run_of_node(&self, node: u64) -> Option<u32> {
         Some(node as u32)
     }
-    fn lived(&self, run: u32, begin_us: u64, end_us: u64) -> bool {
-        self.died.is_none_or(|(who, when)| who != run || !(begin_us..=end_us).contains(&when))
+    fn lived_until(&self, run: u32, end_us: u64) -> bool {
+        self.died.is_none_or(|(who, when)| who != run || when > end_us)
     }
     fn link_changed(&self, _: usize, _: usize, begin_us: u64, end_us: u64) -> bool {
         self.link_lost_us.is_some_and(|lost| (begin_us..=end_us).contains(&lost))

@@ -13,6 +13,9 @@ pub(super) struct Slot {
     pub(super) told: Option<(Outcome, u64)>,
     /// Who handled it; 0: nobody yet.
     pub(super) handled_by: u64,
+    /// When it was handled, and when its sender was told of it; 0: not yet.
+    pub(super) handled_us: u64,
+    pub(super) told_us: u64,
 }
 
 /// How far an activation has come in a stream.
@@ -32,14 +35,26 @@ pub(super) struct Window {
     base: u32,
     slots: VecDeque<Slot>,
     tops: Vec<Top>,
-    /// Who answered, and since when nobody else did, in order of time.
-    answered: VecDeque<(u64, u64)>,
+    /// Where its target was found, in order of time.
+    places: VecDeque<Place>,
+}
+
+/// Who has a target, as its sender sees it.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    activation: u64,
+    at_us: u64,
+    /// Its sender was told so.
+    answered: bool,
 }
 
 /// Activations whose progress is remembered, in each stream.
 const TOPS: usize = 4;
 
-/// Changes of who answers that are remembered, in each stream.
+/// How many messages before and after one are told with it.
+const AROUND: u32 = 6;
+
+/// Changes of who has its target that are remembered, in each stream.
 const CHANGES: usize = 16;
 
 /// Messages of one stream that are held at most; a stream that jumps further is broken.
@@ -47,7 +62,7 @@ const WIDEST: u32 = 1 << 20;
 
 impl Window {
     pub(super) fn new(class: Class, seq: u32) -> Self {
-        Self { class, closed: 0, base: seq, slots: VecDeque::new(), tops: Vec::new(), answered: VecDeque::new() }
+        Self { class, closed: 0, base: seq, slots: VecDeque::new(), tops: Vec::new(), places: VecDeque::new() }
     }
 
     /// The message of this number; `None` if it was closed, or is no number that the stream could have come to.
@@ -82,18 +97,66 @@ impl Window {
 
     /// Notes that an ask was answered by `activation`: from here on the sender knows where its target is.
     pub(super) fn answered(&mut self, activation: u64, at_us: u64) {
-        if self.answered.back().is_some_and(|(by, _)| *by == activation) {
-            return;
-        }
-        if self.answered.len() >= CHANGES {
-            self.answered.pop_front();
-        }
-        self.answered.push_back((activation, at_us));
+        self.note(Place { activation, at_us, answered: true });
     }
 
-    /// Whether the last answer that the sender had before it sent something at `sent_us` was one of `activation`.
+    /// Notes that what was sent at `sent_us` was handled by `activation`: from here on the sender may have found its
+    /// target there.
+    pub(super) fn found(&mut self, activation: u64, sent_us: u64) {
+        self.note(Place { activation, at_us: sent_us, answered: false });
+    }
+
+    fn note(&mut self, place: Place) {
+        // The two files that this comes from are not read in one order.
+        let index = self.places.partition_point(|other| other.at_us <= place.at_us);
+        let before = index.checked_sub(1).and_then(|index| self.places.get(index));
+        let known = |before: &Place| before.activation == place.activation && (before.answered || !place.answered);
+        if before.is_some_and(known) {
+            return;
+        }
+        self.places.insert(index, place);
+        if self.places.len() > CHANGES {
+            self.places.pop_front();
+        }
+    }
+
+    /// Whether the sender knew, when it sent something at `sent_us`, that its target was `activation`: that one answered
+    /// it last, and nothing that was sent since then was handled elsewhere.
     pub(super) fn knew(&self, activation: u64, sent_us: u64) -> bool {
-        self.answered.iter().rfind(|(_, since_us)| *since_us <= sent_us).is_some_and(|(by, _)| *by == activation)
+        let before = self.places.iter().rev().skip_while(|place| place.at_us > sent_us);
+        let mut there = before.take_while(|place| place.activation == activation);
+        there.any(|place| place.answered)
+    }
+
+    /// What is known of the messages around this one, for people.
+    pub(super) fn around(&self, seq: u32) -> String {
+        let near = seq.saturating_sub(AROUND)..=seq + AROUND;
+        let numbered =
+            (self.base..).zip(&self.slots).filter(|(number, slot)| near.contains(number) && slot.sent_us > 0);
+        let told = |slot: &Slot| match slot.told {
+            Some((Outcome::Accepted, _)) => "tell",
+            Some((Outcome::Acknowledged, _)) => "ask",
+            Some((Outcome::NotRun, _)) => "not run",
+            Some((Outcome::Unknown, _)) => "unknown",
+            None => "?",
+        };
+        let after = |slot: &Slot, at_us: u64| match at_us.checked_sub(slot.sent_us) {
+            Some(us) => format!("{us} us"),
+            None => "-".to_owned(),
+        };
+        let lines = numbered.map(|(number, slot)| {
+            let (handled, back) = (after(slot, slot.handled_us), after(slot, slot.told_us));
+            let (by, sent) = (slot.handled_by, slot.sent_us);
+            format!(
+                "{number} ({}) sent at {sent} us, handled after {handled} by {by:#x}, over after {back}",
+                told(slot)
+            )
+        });
+        let places = self.places.iter().map(|Place { activation, at_us, answered }| {
+            format!("{activation:#x} from {at_us} us on{}", if *answered { "" } else { " (no answer)" })
+        });
+        let lines: Vec<_> = lines.collect();
+        format!("{}; found at {}", lines.join("; "), places.collect::<Vec<_>>().join(", "))
     }
 
     /// Closes what was sent before `before_us`, in order, and gives it to `closed`.
@@ -159,5 +222,13 @@ mod tests {
         window.answered(8, 40);
         window.answered(7, 60);
         assert!(window.knew(7, 39) && window.knew(8, 50) && !window.knew(7, 50) && window.knew(7, 60));
+        // What it sends at 70 and 90 is handled elsewhere, of which it hears nothing; read in any order.
+        window.found(7, 80);
+        window.found(9, 90);
+        window.found(9, 70);
+        assert!(window.knew(7, 69) && !window.knew(7, 75) && !window.knew(7, 85) && !window.knew(9, 95));
+        window.answered(7, 100);
+        window.found(7, 101);
+        assert!(window.knew(7, 101));
     }
 }
