@@ -18,7 +18,7 @@ use super::{
     options::Options,
     proxy::Network,
     report::{Done, Outcome, Report},
-    sample::Figure,
+    sample::{Figure, Life},
     servers,
     watch::Watch,
 };
@@ -194,7 +194,11 @@ fn judge(watch: &Watch, outcome: Outcome) -> Report {
             format!("one reading of the logs took {} s: the load is too high to be followed", *slowest_us / SECOND);
         checker.wrong("checker", text, now_us());
     }
-    let judged: Vec<_> = watch.lives.lock().iter().flat_map(super::sample::Life::judge).collect();
+    let judged: Vec<_> = {
+        let lives = watch.lives.lock();
+        let longest = lives.iter().map(Life::seconds).fold(0.0, f64::max);
+        lives.iter().flat_map(|life| life.judge(longest)).collect()
+    };
     for one in &judged {
         if let Verdict::Grows(by) = one.verdict {
             let text = format!(

@@ -30,6 +30,16 @@ pub struct Limit {
     pub share: f64,
 }
 
+impl Limit {
+    /// For a process that lived only a short part of the run: as long as the waves of work are, so that two or three of
+    /// them, one a little higher than the other, look like growth. What leaks in it and is slower than this leaks in those
+    /// that lived longer, too.
+    #[must_use]
+    pub fn of_a_short_life(self) -> Self {
+        Self { share: self.share.max(0.5), ..self }
+    }
+}
+
 /// What is said of a curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
@@ -148,6 +158,17 @@ mod tests {
     fn growth_below_the_limit_is_none() {
         assert!(!grows(&hour(1, |at| 60.0 + at / 600.0)), "4 in 40 minutes, below the least");
         assert!(!grows(&hour(1, |at| 600.0 + at / 100.0)), "24 of 600 is less than a tenth");
+    }
+
+    #[test]
+    fn waves_are_no_leak_in_a_life_that_is_no_longer_than_they_are() {
+        let tasks = Limit { least: 60.0, share: 0.15 };
+        // Starting, a cut that ends, and work that comes back: what a minute's life showed.
+        let life: Vec<_> = curve(61, 4, |at| if at < 15.0 { 400.0 } else { 300.0 + (at - 15.0) * 2.5 });
+        assert!(matches!(judge(&life, tasks), Verdict::Grows(_)), "by the rule for a long one");
+        assert!(matches!(judge(&life, tasks.of_a_short_life()), Verdict::Flat(_)));
+        let fast = curve(61, 4, |at| 300.0 + 40.0 * at);
+        assert!(matches!(judge(&fast, tasks.of_a_short_life()), Verdict::Grows(_)), "a fast leak shows");
     }
 
     #[test]

@@ -50,6 +50,9 @@ impl Figure {
 /// How long the driver's readers take, beyond the checker's window, until they forget as much as they take; in seconds.
 const FORGETS: f64 = 15.0;
 
+/// A life is short below this share of the longest one.
+const SHORT: f64 = 0.1;
+
 /// The curves of one process.
 #[derive(Clone, Debug)]
 pub struct Life {
@@ -110,25 +113,39 @@ impl Life {
         self.slot.map_or("driver".to_owned(), |slot| format!("node {slot}, run {}", self.run))
     }
 
-    /// Applies the rule to each curve. The driver's begins once it forgets what it followed first.
-    pub fn judge(&self) -> Vec<Judged> {
+    /// How long it was watched, in seconds.
+    pub fn seconds(&self) -> f64 {
+        let lengths = self.curves.values().map(|curve| span(curve));
+        lengths.fold(0.0, f64::max)
+    }
+
+    /// Applies the rule to each curve; `longest`: the longest life of the run, in seconds. The driver's curves begin once
+    /// it forgets what it followed first.
+    pub fn judge(&self, longest: f64) -> Vec<Judged> {
+        let is_short = self.seconds() < longest * SHORT;
         let fills = if self.slot.is_none() { (WINDOW / SECOND) as f64 + FORGETS } else { 0.0 };
         let full = |curve: &[Point]| curve.iter().position(|point| point.at >= curve[0].at + fills);
         let judged = self.curves.iter().map(|(figure, curve)| {
             let mut values: Vec<_> = curve.iter().map(|point| point.value).collect();
             values.sort_by(f64::total_cmp);
-            let seconds = curve.last().map_or(0.0, |last| last.at - curve[0].at);
+            let limit = figure.limit();
+            let limit = if is_short { limit.of_a_short_life() } else { limit };
             Judged {
                 who: self.who(),
                 figure: *figure,
-                verdict: full(curve).map_or(Verdict::TooShort, |from| judge(&curve[from..], figure.limit())),
-                seconds,
+                verdict: full(curve).map_or(Verdict::TooShort, |from| judge(&curve[from..], limit)),
+                seconds: span(curve),
                 median: values[values.len() / 2],
                 most: values[values.len() - 1],
             }
         });
         judged.collect()
     }
+}
+
+/// From the first sample to the last, in seconds.
+fn span(curve: &[Point]) -> f64 {
+    curve.last().map_or(0.0, |last| last.at - curve[0].at)
 }
 
 /// Resident memory of a process, in MiB.
@@ -149,7 +166,7 @@ mod tests {
         for at in 0..seconds {
             life.add(Figure::Memory, f64::from(at), 40.0 + f64::from(at.min(60)), true);
         }
-        life.judge()[0].verdict
+        life.judge(0.0)[0].verdict
     }
 
     #[test]
@@ -160,11 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn a_short_life_in_a_long_run_may_grow_by_more() {
+        let mut life = Life::new(Some(4), 5);
+        for at in 0..61_u32 {
+            life.add(Figure::Tasks, f64::from(at), 300.0 + 3.0 * f64::from(at), true);
+        }
+        let verdict = |longest| life.judge(longest)[0].verdict;
+        assert!(matches!(verdict(600.0), Verdict::Grows(_)), "a tenth of the run");
+        assert!(matches!(verdict(3_615.0), Verdict::Flat(_)));
+    }
+
+    #[test]
     fn a_driver_that_goes_on_growing_is_told() {
         let mut life = Life::new(None, 1);
         for at in 0..300_u32 {
             life.add(Figure::Memory, f64::from(at), 40.0 + f64::from(at), true);
         }
-        assert!(matches!(life.judge()[0].verdict, Verdict::Grows(_)));
+        assert!(matches!(life.judge(0.0)[0].verdict, Verdict::Grows(_)));
     }
 }
