@@ -386,18 +386,34 @@ pub(crate) async fn evict(world: &str, system: &ActorSystem, key: &str) {
     links.shutdown(Duration::ZERO).await;
 }
 
-/// One node that knows [`Gated`] as an actor.
-async fn gated(world: &World) -> Vec<Vec<ActorSystem>> {
-    let system = world.describe("dc-1", &[]).actor::<Gated>(|kind| kind.handles::<Noted>()).start().await;
-    let all = vec![vec![system.expect("starts")]];
+/// Nodes of one datacenter that know [`Gated`] as an actor.
+async fn gated(world: &World, count: usize) -> Vec<Vec<ActorSystem>> {
+    let mut nodes: Vec<ActorSystem> = Vec::new();
+    for _ in 0..count {
+        let seeds: Vec<_> = nodes.first().into_iter().collect();
+        let node = world.describe("dc-1", &seeds).actor::<Gated>(|kind| kind.handles::<Noted>()).start().await;
+        nodes.push(node.expect("starts"));
+    }
+    let all = vec![nodes];
     crate::world::until_known(&all).await;
     all
+}
+
+/// The question for a [`Gated`], the same each time: a repeated try.
+fn gated_body(name: &str) -> SpawnBody {
+    SpawnBody {
+        kind: "gated".into(),
+        name: name.into(),
+        request: Bytes::copy_from_slice(format!("{name:0>16}").as_bytes()),
+        args: postcard::to_allocvec(name).unwrap().into(),
+        policy: Bytes::new(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a2_an_eviction_between_claim_and_start_stops_the_actor() {
     let world = World::new("a2-early");
-    let all = gated(&world).await;
+    let all = gated(&world, 1).await;
     let gate = Gate::closed("a2-early");
     let spawn = all[0][0].spawn_on::<Gated>("evicted", GatedArgs("a2-early".into())).in_data_center("dc-1");
     let spawn = tokio::spawn(spawn.into_future());
@@ -413,7 +429,7 @@ async fn a2_an_eviction_between_claim_and_start_stops_the_actor() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d6_a_spawn_under_way_does_not_outlive_shutdown() {
     let world = World::new("d6-spawn");
-    let all = gated(&world).await;
+    let all = gated(&world, 1).await;
     let system = all[0][0].clone();
     let gate = Gate::closed("d6-spawn");
     let spawn = system.spawn_on::<Gated>("late", GatedArgs("d6-spawn".into())).in_data_center("dc-1");
@@ -430,27 +446,15 @@ async fn d6_a_spawn_under_way_does_not_outlive_shutdown() {
 async fn l3_a_spawn_whose_node_died_before_it_started_is_not_told_that_it_has() {
     const NAMES: [&str; 4] = ["l3-died-0", "l3-died-1", "l3-died-2", "l3-died-3"];
     let world = World::new("l3-died");
-    let mut nodes: Vec<ActorSystem> = Vec::new();
-    for _ in 0..3 {
-        let seeds: Vec<_> = nodes.first().into_iter().collect();
-        let node = world.describe("dc-1", &seeds).actor::<Gated>(|kind| kind.handles::<Noted>()).start().await;
-        nodes.push(node.expect("starts"));
-    }
-    crate::world::until_known(std::slice::from_ref(&nodes)).await;
+    let mut all = gated(&world, 3).await;
+    let nodes = &mut all[0];
     let links = stranger("l3-died").await;
-    let body = |name: &str| SpawnBody {
-        kind: "gated".into(),
-        name: name.into(),
-        request: Bytes::copy_from_slice(format!("{name:0>16}").as_bytes()),
-        args: postcard::to_allocvec(name).unwrap().into(),
-        policy: Bytes::new(),
-    };
     // All have claimed their names on one node, and have not started, when that one dies.
     let dies = nodes.pop().expect("three nodes");
     let gates = NAMES.map(Gate::closed);
     for name in NAMES {
         let peer = links.peer(PeerTarget::node(dies.endpoint().clone(), dies.node_id()));
-        let body = Bytes::from(body(name).encode_to_vec());
+        let body = Bytes::from(gated_body(name).encode_to_vec());
         tokio::spawn(async move { peer.call_for_answer(ServiceId(16), body, SOON).await });
     }
     for gate in &gates {
@@ -458,7 +462,7 @@ async fn l3_a_spawn_whose_node_died_before_it_started_is_not_told_that_it_has() 
     }
     drop(dies);
     let again = tokio::spawn({
-        let (links, node, bodies) = (links.clone(), nodes[0].clone(), NAMES.map(body));
+        let (links, node, bodies) = (links.clone(), nodes[0].clone(), NAMES.map(gated_body));
         async move { futures::future::join_all(bodies.iter().map(|body| ask_to_spawn(&links, &node, body))).await }
     });
     eventually("the others notice", || async { (nodes[0].members().len() == 2).then_some(()) }).await;
@@ -470,27 +474,16 @@ async fn l3_a_spawn_whose_node_died_before_it_started_is_not_told_that_it_has() 
     }
     assert_eq!(nodes[0].actor_count(), NAMES.len(), "each has started on a node that lives");
     links.shutdown(Duration::ZERO).await;
-    shut_down(vec![nodes]).await;
+    shut_down(all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l3_a_repeated_spawn_whose_first_try_does_not_say_whether_it_started_may_have_run() {
     let world = World::new("l3-silent");
-    let mut nodes: Vec<ActorSystem> = Vec::new();
-    for _ in 0..2 {
-        let seeds: Vec<_> = nodes.first().into_iter().collect();
-        let node = world.describe("dc-1", &seeds).actor::<Gated>(|kind| kind.handles::<Noted>()).start().await;
-        nodes.push(node.expect("starts"));
-    }
-    crate::world::until_known(std::slice::from_ref(&nodes)).await;
+    let all = gated(&world, 2).await;
+    let nodes = &all[0];
     let links = stranger("l3-silent").await;
-    let body = SpawnBody {
-        kind: "gated".into(),
-        name: "l3-silent".into(),
-        request: Bytes::from_static(&[7; 16]),
-        args: postcard::to_allocvec("l3-silent").unwrap().into(),
-        policy: Bytes::new(),
-    };
+    let body = gated_body("l3-silent");
     let gate = Gate::closed("l3-silent");
     let first = tokio::spawn({
         let (links, node, body) = (links.clone(), nodes[0].clone(), body.clone());
@@ -514,7 +507,7 @@ async fn l3_a_repeated_spawn_whose_first_try_does_not_say_whether_it_started_may
     assert_eq!((status, &place), (0, &again.1), "one and the same place: {again:?}");
     assert_eq!(nodes.iter().map(ActorSystem::actor_count).sum::<usize>(), 1, "one actor");
     links.shutdown(Duration::ZERO).await;
-    shut_down(vec![nodes]).await;
+    shut_down(all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
