@@ -4,7 +4,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
     mem,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,6 +16,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{
     Claim, DirectoryError, Entry, Eviction,
     age::AgeClock,
+    late::Released,
     rendezvous::homes,
     serve::{Ask, Origin, Slot},
     spent::Spent,
@@ -109,6 +110,8 @@ struct Op {
     sent: bool,
     /// Whom the call under way asks.
     asked: Option<NodeId>,
+    /// Members that were asked and gave no answer: they may register the claim yet.
+    silent: BTreeSet<NodeId>,
     /// Whether the backup is to be asked next.
     to_backup: bool,
 }
@@ -160,6 +163,7 @@ pub(crate) struct Core {
     /// What this node answers for, as primary or backup.
     pub(super) table: BTreeMap<String, Slot>,
     pub(super) spent: Spent,
+    pub(super) released: Released,
     pub(super) clock: AgeClock,
     pub(super) parked: Vec<Ask>,
     pub(super) sync: Sync,
@@ -168,7 +172,8 @@ pub(crate) struct Core {
     /// The claim that is under way for a key, and those behind it.
     claiming: HashMap<String, (OpId, VecDeque<OpId>)>,
     retries: BinaryHeap<Reverse<(Instant, OpId)>>,
-    pub(super) calls: HashMap<CallId, Purpose>,
+    /// Each with the time after which its answer counts as none: then a host accepts no grant, and may say so.
+    pub(super) calls: HashMap<CallId, (Purpose, Instant)>,
     next_id: u64,
     pub(super) out: Vec<Action>,
 }
@@ -185,6 +190,7 @@ impl Core {
             mine: BTreeMap::new(),
             table: BTreeMap::new(),
             spent: Spent::default(),
+            released: Released::default(),
             clock: AgeClock::new(now),
             parked: Vec::new(),
             sync: Sync::new(now),
@@ -285,21 +291,42 @@ impl Core {
         let Some(ended) = self.ops.remove(&op) else { return };
         if let Want::Claim(entry) = ended.want {
             if ended.sent {
+                self.take_back_at(now, &entry, ended.silent.into_iter().chain(ended.asked));
                 self.take_back(now, entry.clone(), false);
             }
             self.claim_ended(now, &entry.key, op);
         }
     }
 
-    fn take_back(&mut self, now: Instant, entry: Entry, ran: bool) -> OpId {
+    pub(super) fn take_back(&mut self, now: Instant, entry: Entry, ran: bool) -> OpId {
         let id = self.add_op(Want::Release { entry, ran }, now + RELEASE_FOR);
         self.drive(now, id);
         id
     }
 
+    /// Takes a claim back where it may be registered late: at members that did not answer it, and are no
+    /// primaries any more. Told once: what reaches them at all comes after the claim, or marks it as late.
+    fn take_back_at(&mut self, now: Instant, entry: &Entry, members: impl Iterator<Item = NodeId>) {
+        let (primary, _) = self.homes(&entry.key);
+        let others: BTreeSet<NodeId> = members.filter(|&node| node != self.me && Some(node) != primary).collect();
+        for node in others {
+            let release = Request::Release { entry: entry.clone(), ran: false };
+            self.call(now, node, release, ATTEMPT, Purpose::Forget);
+        }
+    }
+
     fn add_op(&mut self, want: Want, deadline: Instant) -> OpId {
         let id = self.fresh_id();
-        let op = Op { want, stage: Stage::Waiting, deadline, tries: 0, sent: false, asked: None, to_backup: false };
+        let op = Op {
+            want,
+            stage: Stage::Waiting,
+            deadline,
+            tries: 0,
+            sent: false,
+            asked: None,
+            silent: BTreeSet::new(),
+            to_backup: false,
+        };
         self.ops.insert(id, op);
         id
     }
@@ -356,8 +383,9 @@ impl Core {
         op.asked = Some(target);
         if target == self.me {
             op.stage = Stage::Serving;
-            let ask = Ask { from: self.me, origin: Origin::Local(id), deadline: op.deadline, request };
-            return self.serve(now, ask);
+            let (origin, deadline) = (Origin::Local(id), op.deadline);
+            let Framed { clock: reading, body: request } = self.frame(now, request);
+            return self.serve(now, Ask { from: self.me, origin, deadline, reading, request });
         }
         let longest = if matches!(op.want, Want::Lookup(_)) { LOOKUP_ATTEMPT } else { ATTEMPT };
         let timeout = op.deadline.saturating_duration_since(now).min(longest);
@@ -367,19 +395,28 @@ impl Core {
 
     pub(super) fn call(&mut self, now: Instant, to: NodeId, body: Request, timeout: Duration, why: Purpose) -> CallId {
         let id = self.fresh_id();
-        self.calls.insert(id, why);
-        self.out.push(Action::Call { id, to, request: self.frame(now, body), timeout });
+        self.calls.insert(id, (why, now + timeout));
+        let request = self.frame(now, body);
+        self.out.push(Action::Call { id, to, request, timeout });
         id
     }
 
-    pub(super) fn frame<T>(&self, now: Instant, body: T) -> Framed<T> {
-        Framed { clock: self.clock.read(now), body }
+    fn frame(&mut self, now: Instant, body: Request) -> Framed<Request> {
+        // Above the reading of all that was asked before: see `late`.
+        let above = matches!(body, Request::Release { .. } | Request::Forget { .. });
+        let clock = if above { self.clock.next(now) } else { self.clock.read(now) };
+        Framed { clock, body }
     }
 
     fn finish(&mut self, now: Instant, id: OpId, outcome: Outcome) {
         let Some(op) = self.ops.remove(&id) else { return };
+        let granted = matches!(outcome, Outcome::Claim(Claim::Granted(_)));
         self.out.push(Action::Done { op: id, outcome });
         if let Want::Claim(entry) = op.want {
+            if !granted && !op.silent.is_empty() {
+                self.take_back_at(now, &entry, op.silent.into_iter());
+                self.take_back(now, entry.clone(), false);
+            }
             self.claim_ended(now, &entry.key, id);
         }
     }
@@ -403,10 +440,10 @@ impl Core {
 
     /// The call `id` has ended.
     pub(crate) fn on_answer(&mut self, now: Instant, id: CallId, answer: Result<Framed<Response>, NoAnswer>) {
-        let Some(purpose) = self.calls.remove(&id) else { return };
-        let answer = answer.map(|framed| {
+        let Some((purpose, until)) = self.calls.remove(&id) else { return };
+        let answer = answer.and_then(|framed| {
             self.clock.observe(now, framed.clock);
-            framed.body
+            if now > until { Err(NoAnswer::Unreachable) } else { Ok(framed.body) }
         });
         match purpose {
             Purpose::Op(op) => {
@@ -451,8 +488,17 @@ impl Core {
             // What this node does not host, it does not hold: a release is on its way.
             (Want::Lookup(_), Ok(Response::Found(found))) => Outcome::Lookup(found.filter(|e| e.holder != self.me)),
             (Want::Release { .. }, Ok(Response::Done)) => Outcome::Released,
-            (_, Ok(Response::NotPrimary | Response::Busy) | Err(NoAnswer::Unreachable)) => return self.again(now, id),
-            (_, Ok(_) | Err(NoAnswer::Garbage)) => self.protocol(id),
+            (_, answer @ (Ok(Response::NotPrimary | Response::Busy) | Err(NoAnswer::Unreachable))) => {
+                if answer.is_err() {
+                    op.silent.extend(op.asked);
+                }
+                return self.again(now, id);
+            }
+            (_, Ok(_) | Err(NoAnswer::Garbage)) => {
+                // Whatever it says, it may have registered the claim.
+                op.silent.extend(op.asked);
+                self.protocol(id)
+            }
         };
         self.finish(now, id, outcome);
     }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 mod age;
 pub(crate) mod core;
 pub(crate) mod driver;
+mod late;
 pub(crate) mod rendezvous;
 mod serve;
 mod spent;

@@ -33,6 +33,8 @@ pub(super) struct Ask {
     pub(super) origin: Origin,
     /// Past it nobody waits for the answer (R4).
     pub(super) deadline: Instant,
+    /// The asker's clock when it asked.
+    pub(super) reading: u64,
     pub(super) request: Request,
 }
 
@@ -40,7 +42,7 @@ pub(super) struct Ask {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) entry: Entry,
-    /// When it came here.
+    /// When it came here, or was granted last.
     pub(super) since: Instant,
     /// A claim that the backup has not confirmed yet: not granted.
     pub(super) writing: Option<Writing>,
@@ -77,8 +79,8 @@ impl Core {
         left: Duration,
     ) {
         self.clock.observe(now, request.clock);
-        let ask = Ask { from, origin: Origin::Remote(token), deadline: now + left, request: request.body };
-        self.serve(now, ask);
+        let Framed { clock: reading, body: request } = request;
+        self.serve(now, Ask { from, origin: Origin::Remote(token), deadline: now + left, reading, request });
     }
 
     pub(super) fn serve(&mut self, now: Instant, ask: Ask) {
@@ -97,14 +99,16 @@ impl Core {
             },
             Request::Release { entry, ran } => {
                 let (entry, ran) = (entry.clone(), *ran);
-                self.serve_release(now, from, entry, ran)
+                self.serve_release(now, ask.reading, from, entry, ran)
             }
+            Request::Replicate(entry) if self.released.after(from, entry, ask.reading) => Response::Done,
             Request::Replicate(entry) => {
                 let entry = entry.clone();
                 self.keep_copy(now, from, entry)
             }
             Request::Forget { entry, ran } => {
                 let (entry, ran) = (entry.clone(), *ran);
+                self.released.add(now, from, &entry, ask.reading);
                 self.forget(now, entry, ran);
                 Response::Done
             }
@@ -113,7 +117,7 @@ impl Core {
             }
             Request::Evict { lost, kept } => {
                 let (lost, kept) = (lost.clone(), kept.clone());
-                self.give_up(now, lost, kept);
+                self.give_up(now, from, lost, kept);
                 Response::Done
             }
         };
@@ -123,7 +127,7 @@ impl Core {
     pub(super) fn reply(&mut self, now: Instant, origin: Origin, response: Response) {
         match origin {
             Origin::Remote(token) => {
-                let response = self.frame(now, response);
+                let response = Framed { clock: self.clock.read(now), body: response };
                 self.out.push(Action::Reply { token, response });
             }
             Origin::Local(op) => self.answer_op(now, op, Ok(response)),
@@ -152,6 +156,10 @@ impl Core {
         if entry.check().is_err() || entry.holder != ask.from {
             return self.reply(now, ask.origin, Response::Refused);
         }
+        if self.released.after(ask.from, &entry, ask.reading) {
+            // Nobody waits for it any more.
+            return self.reply(now, ask.origin, Response::Busy);
+        }
         let (primary, backup) = self.homes(&entry.key);
         // A claimant that is no member here may be dead already: its entry would never be asked after.
         if !self.view.joined || primary != Some(self.me) || !self.view.has(entry.holder) {
@@ -168,8 +176,14 @@ impl Core {
             }
             return self.reply(now, ask.origin, Response::Busy);
         }
-        if let Some(refusal) = self.held_already(&entry) {
-            return self.reply(now, ask.origin, refusal);
+        if let Some(answer) = self.held_already(&entry) {
+            if let Response::Granted(_) = answer
+                && let Some(slot) = self.table.get_mut(&entry.key)
+            {
+                // Again on its way.
+                slot.since = now;
+            }
+            return self.reply(now, ask.origin, answer);
         }
         let given = self.clock.next(now);
         entry.age = if entry.age == 0 { given } else { entry.age };
@@ -220,6 +234,7 @@ impl Core {
             self.table.remove(&entry.key);
             self.reply(now, writing.origin, Response::Busy);
         } else {
+            slot.since = now;
             let granted = Response::Granted(slot.entry.clone());
             self.reply(now, writing.origin, granted);
         }
@@ -228,10 +243,11 @@ impl Core {
         }
     }
 
-    fn serve_release(&mut self, now: Instant, from: NodeId, entry: Entry, ran: bool) -> Response {
+    fn serve_release(&mut self, now: Instant, reading: u64, from: NodeId, entry: Entry, ran: bool) -> Response {
         if entry.check().is_err() || entry.holder != from {
             return Response::Refused;
         }
+        self.released.add(now, from, &entry, reading);
         let (primary, backup) = self.homes(&entry.key);
         if primary == Some(self.me)
             && let Some(backup) = backup.filter(|&backup| backup != from && from != self.me)
@@ -323,7 +339,7 @@ impl Core {
     }
 
     /// An entry of this node's lost against an older one (A2).
-    pub(super) fn give_up(&mut self, now: Instant, lost: Entry, kept: Entry) {
+    pub(super) fn give_up(&mut self, now: Instant, from: NodeId, lost: Entry, kept: Entry) {
         if lost.holder != self.me || !kept.outlives(&lost) || kept.check().is_err() {
             return;
         }
@@ -332,6 +348,10 @@ impl Core {
             if self.table.get(&lost.key).is_some_and(|slot| slot.entry.is(&lost)) {
                 self.table.remove(&lost.key);
                 self.merge(now, kept.clone());
+            }
+            if self.homes(&lost.key).0 != Some(from) {
+                // Another answers for the name by now, and may have been told that it is held here.
+                self.take_back(now, lost.clone(), false);
             }
             self.out.push(Action::Evicted(Eviction { lost, kept }));
         }

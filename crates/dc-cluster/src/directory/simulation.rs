@@ -216,6 +216,17 @@ impl World {
         op
     }
 
+    /// A claim that lay about before it came to `to`. Nobody waits for it.
+    fn late_claim(&mut self, to: u8, from: u8, key: &str, actor: u64) {
+        let endpoint = format!("10.0.0.{from}:7946").parse().unwrap();
+        let entry = Entry { key: key.into(), kind: "k".into(), holder: id(from), endpoint, actor, request: 0, age: 0 };
+        let claim = Framed { clock: 0, body: Request::Claim(entry) };
+        self.numbers += 1;
+        let token = self.numbers;
+        self.nodes.get_mut(&to).unwrap().asked.insert(token, (from, u64::MAX));
+        self.with(to, |core, now| core.on_request(now, id(from), claim, token, MS(1_000)));
+    }
+
     fn claim(&mut self, node: u8, key: &str, actor: u64, request: u128) -> Claim {
         let op = self.start_claim(node, key, actor, request);
         match self.outcome(node, op) {
@@ -568,6 +579,166 @@ fn a_cancelled_claim_leaves_nothing_behind() {
     world.run(MS(100));
     assert_eq!(world.lookup(4, &key), None);
     granted(&world.claim(4, &key, 8, 0));
+}
+
+#[test]
+fn a_claim_that_comes_after_its_release_registers_nothing() {
+    let mut world = World::settled(20, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, Some(3));
+    world.slow.insert((1, 2), MS(300));
+    let op = world.start_claim(1, &key, 7, 0);
+    world.slow.clear();
+    world.run(MS(50));
+    world.with(1, |core, now| core.cancel(now, op));
+    world.run(MS(500));
+    assert_eq!(world.lookup(4, &key), None);
+    granted(&world.claim(4, &key, 8, 0));
+    // The same registration may come again: later than the release, it is no late one.
+    world.with(4, |core, now| core.release(now, &key, 8, false));
+    granted(&world.claim(4, &key, 8, 0));
+}
+
+#[test]
+fn a_claim_that_waits_at_a_new_primary_ends_with_its_release() {
+    let mut world = World::settled(21, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, None);
+    // Node 2 does not know yet what 4 holds: claims wait.
+    world.slow.insert((2, 4), MS(400));
+    world.agree_in(0, &HashMap::from([(4, 2)]));
+    world.run(MS(10));
+    let op = world.start_claim(1, &key, 7, 0);
+    world.run(MS(50));
+    world.with(1, |core, now| core.cancel(now, op));
+    world.run(MS(1_000));
+    assert_eq!(world.lookup(3, &key), None);
+    granted(&world.claim(3, &key, 8, 0));
+}
+
+#[test]
+fn a_claim_without_an_answer_is_taken_back_when_a_later_try_ends_it() {
+    let mut world = World::settled(22, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, Some(3));
+    granted(&world.claim(4, &key, 8, 0));
+    world.slow.insert((1, 2), MS(1_500));
+    let op = world.start_claim(1, &key, 7, 0);
+    world.slow.clear();
+    assert!(matches!(world.outcome(1, op), Outcome::Claim(Claim::Taken(_))));
+    // The name is free again when the first try comes.
+    world.with(4, |core, now| core.release(now, &key, 8, true));
+    world.run(MS(50));
+    world.late_claim(2, 1, &key, 7);
+    world.run(MS(50));
+    assert_eq!(world.lookup(3, &key), None);
+    granted(&world.claim(3, &key, 9, 0));
+}
+
+#[test]
+fn a_claim_without_an_answer_is_taken_back_at_the_member_that_was_asked() {
+    let mut world = World::settled(23, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, Some(3));
+    world.slow.insert((1, 2), MS(1_500));
+    let op = world.start_claim(1, &key, 7, 0);
+    world.slow.clear();
+    world.run(MS(900));
+    // To node 1 another member answers for the name now; to node 2 nothing has changed.
+    let without: Vec<_> = [1, 3, 4].map(|n| (id(n), 1)).to_vec();
+    for to in [1, 3] {
+        world.at(MS(0), Event::View { to, members: without.clone() });
+    }
+    world.run(MS(300));
+    world.with(1, |core, now| core.cancel(now, op));
+    world.run(MS(50));
+    world.late_claim(2, 1, &key, 7);
+    world.run(MS(50));
+    assert_eq!(world.lookup(4, &key), None);
+    granted(&world.claim(4, &key, 8, 0));
+}
+
+#[test]
+fn a_registration_of_which_its_host_knows_nothing_ends_in_two_seconds() {
+    let mut world = World::settled(24, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, Some(3));
+    world.late_claim(2, 1, &key, 7);
+    world.run(MS(50));
+    assert_eq!(world.lookup(4, &key).map(|entry| entry.actor), Some(7));
+    world.agree_in(0, &HashMap::from([(4, 2)]));
+    world.run(MS(2_100));
+    assert_eq!(world.lookup(3, &key), None);
+    granted(&world.claim(3, &key, 8, 0));
+}
+
+#[test]
+fn a_registration_that_was_not_granted_yet_when_its_host_was_asked_ends_as_well() {
+    let mut world = World::settled(27, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, Some(3));
+    world.slow.insert((2, 3), MS(250));
+    world.late_claim(2, 1, &key, 7);
+    world.agree_in(0, &HashMap::from([(4, 2)]));
+    world.run(MS(200));
+    assert_eq!(world.lookup(4, &key), None, "node 1 has told what it holds, and the claim is not granted yet");
+    world.run(MS(200));
+    world.slow.clear();
+    assert_eq!(world.lookup(4, &key).map(|entry| entry.actor), Some(7));
+    world.run(MS(2_300));
+    assert_eq!(world.lookup(3, &key), None);
+}
+
+#[test]
+fn who_gives_up_a_name_for_an_earlier_primary_tells_the_present_one() {
+    let mut world = World::settled(28, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, Some(3));
+    let lost = granted(&world.claim(1, &key, 7, 0)).clone();
+    let kept = Entry { holder: id(4), actor: 8, age: lost.age - 1, ..lost.clone() };
+    world.numbers += 1;
+    let token = world.numbers;
+    world.nodes.get_mut(&1).unwrap().asked.insert(token, (4, u64::MAX));
+    let order = Framed { clock: 0, body: Request::Evict { lost, kept } };
+    world.with(1, |core, now| core.on_request(now, id(4), order, token, MS(1_000)));
+    world.run(MS(50));
+    assert!(world.hosts(&key).is_empty());
+    assert_eq!(world.lookup(3, &key), None);
+}
+
+#[test]
+fn a_grant_that_is_given_again_is_on_its_way_again() {
+    let mut world = World::settled(25, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, Some(3));
+    world.slow.insert((2, 1), MS(1_500));
+    let op = world.start_claim(1, &key, 7, 0);
+    world.run(MS(1_950));
+    world.slow.insert((2, 1), MS(600));
+    world.run(MS(150));
+    world.slow.clear();
+    // Asked by node 2 for what it holds, node 1 does not know of the grant yet.
+    assert!(world.hosts(&key).is_empty());
+    world.agree_in(0, &HashMap::from([(4, 2)]));
+    let Outcome::Claim(claim) = world.outcome(1, op) else { panic!("an answer") };
+    assert_eq!(world.lookup(4, &key).as_ref(), Some(granted(&claim)));
+    assert!(matches!(world.claim(4, &key, 8, 0), Claim::Taken(_)));
+}
+
+#[test]
+fn an_answer_past_its_time_is_none() {
+    let mut world = World::settled(26, 4);
+    let key = World::key_at(&[1, 2, 3, 4], 2, Some(3));
+    let deadline = world.now + Duration::from_secs(5);
+    let now = world.now;
+    let core = &mut world.nodes.get_mut(&1).unwrap().core;
+    let mut claim_and_answer = |key: &str, actor: u64, after: Duration| {
+        core.claim(now, (key, "k"), actor, 0, deadline);
+        let call = core.take_actions().into_iter().find_map(|action| match action {
+            Action::Call { id, request: Framed { body: Request::Claim(entry), .. }, .. } => Some((id, entry)),
+            _ => None,
+        });
+        let (call, entry) = call.expect("the claim is sent");
+        let granted = Framed { clock: 0, body: Response::Granted(Entry { age: 5, ..entry }) };
+        core.on_answer(now + after, call, Ok(granted));
+        core.hosted(key).is_some()
+    };
+    assert!(!claim_and_answer(&key, 7, MS(1_001)), "its host may have said that it knows of no grant");
+    let other = (0..10_000).map(|n| format!("b/{n}"));
+    let other = { other }.find(|key| homes(key, [1, 2, 3, 4].map(id)).0 == Some(id(2))).expect("some key fits");
+    assert!(claim_and_answer(&other, 8, MS(999)));
 }
 
 #[test]

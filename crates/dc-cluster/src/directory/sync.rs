@@ -31,7 +31,8 @@ const AUDIT: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const MAX_RETRY: Duration = Duration::from_millis(160);
 /// A grant may be on its way to its host for this long: until then the host's silence about it says nothing.
-const IN_FLIGHT: Duration = Duration::from_secs(5);
+/// Past [`ATTEMPT`] a host accepts none; the rest is for clocks that differ in rate.
+const IN_FLIGHT: Duration = Duration::from_secs(2);
 /// Between two orders to give up a name.
 const EVICT_RETRY: Duration = Duration::from_millis(200);
 /// Views that are remembered since the last complete round.
@@ -268,12 +269,25 @@ impl Core {
         }
         let Some(peer) = self.sync.peers.get_mut(&host) else { return };
         (peer.told, peer.answered) = (true, true);
-        if whole {
-            let seen = std::mem::take(&mut peer.seen);
-            self.table.retain(|key, slot| {
-                let old = slot.since + IN_FLIGHT < asked_at;
-                slot.entry.holder != host || seen.contains(key) || slot.writing.is_some() || !old
-            });
+        let seen = std::mem::take(&mut peer.seen);
+        let mut again: Option<Instant> = None;
+        self.table.retain(|key, slot| {
+            // A digest is of what was granted when it was sent.
+            let confirmed = if whole { seen.contains(key) } else { slot.since < asked_at };
+            if slot.entry.holder != host || (confirmed && slot.writing.is_none()) {
+                return true;
+            }
+            let grown = slot.since + IN_FLIGHT;
+            let stays = slot.writing.is_some() || grown >= asked_at;
+            if stays {
+                // Granted a moment ago, or to a host that has given up meanwhile: the next answer tells.
+                let at = grown.max(now) + FIRST_RETRY;
+                again = Some(again.map_or(at, |other| other.min(at)));
+            }
+            stays
+        });
+        if let Some(at) = again {
+            (peer.answered, peer.next_at, peer.tries) = (false, at, 0);
         }
         self.finish_round_if_told(now);
         self.unpark(now);
@@ -338,7 +352,7 @@ impl Core {
             } else if !self.table.get(&key.0).is_some_and(|slot| slot.entry.is(&job.kept)) {
                 self.merge(now, job.lost);
             } else if job.lost.holder == self.me {
-                self.give_up(now, job.lost, job.kept);
+                self.give_up(now, self.me, job.lost, job.kept);
             } else {
                 let order = Request::Evict { lost: job.lost.clone(), kept: job.kept.clone() };
                 let why = Purpose::Evict { key: key.0.clone(), holder: key.1 };
