@@ -132,6 +132,31 @@ fn fault_19_a_record_of_a_later_version_keeps_its_fields_and_takes_no_traffic() 
 }
 
 #[test]
+fn fault_19_ownership_documents_of_a_later_version_keep_their_fields_or_are_left_alone() {
+    use dc_ownership::fuzzing::{of_later_versions, read_document};
+    let later = of_later_versions();
+    for (name, key, body) in &later {
+        let written = read_document(key, body).map(|(_, written)| written);
+        if name.ends_with("-format") || name.ends_with("-entry") || name.ends_with("-word") {
+            assert_eq!(written, None, "{name}: read as if nothing were meant by it");
+            continue;
+        }
+        let written = written.unwrap_or_else(|| panic!("{name} cannot be read"));
+        let value = |bytes: &[u8]| -> serde_json::Value { serde_json::from_slice(bytes).expect("JSON") };
+        if name == "later-kind" {
+            // Nobody writes another's again.
+            continue;
+        }
+        assert_eq!(value(&written), value(body), "{name} is written back with all it holds");
+    }
+    for kind in ["session", "slots", "name", "kind"] {
+        for what in ["", "-format"] {
+            assert!(later.iter().any(|(name, ..)| *name == format!("later-{kind}{what}")), "{kind}{what}");
+        }
+    }
+}
+
+#[test]
 fn fault_19_actor_bodies_of_a_later_version_are_read_and_unknown_ones_are_errors() {
     use dc_actor::fuzzing::{read_sample, samples};
     for (name, body) in samples() {

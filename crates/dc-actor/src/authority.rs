@@ -8,6 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use dc_core::{DataCenterId, Invalid};
@@ -19,6 +20,7 @@ use crate::{
     measure,
     message::{Handles, RemoteActor, RemoteMessage},
     system::Node,
+    text::{LABEL, cut},
 };
 
 /// What other datacenters may do here. Who is not named may do nothing.
@@ -75,6 +77,7 @@ impl Authority {
         match wish {
             Wish::LookUp => rights.look_up,
             Wish::Find(kind) | Wish::Watch(kind) => rights.calls.get(kind).is_some(),
+            Wish::WatchAny => rights.calls.any || !rights.calls.by_kind.is_empty(),
             Wish::Call { kind, message } => rights.calls.get(kind).is_some_and(|messages| messages.allows(message)),
             Wish::Spawn(kind) => rights.spawns.allows(kind),
             Wish::TakeOver(kind) => rights.takes_over.allows(kind),
@@ -238,6 +241,8 @@ pub(crate) enum Wish<'a> {
     Find(&'a str),
     /// Be told when actors of this kind end.
     Watch(&'a str),
+    /// Say, and ask, something about what was watched before: of actors of any kind.
+    WatchAny,
     /// Send this message to an actor of this kind.
     Call { kind: &'a str, message: &'a str },
     /// Start an actor of this kind.
@@ -246,28 +251,85 @@ pub(crate) enum Wish<'a> {
     TakeOver(&'a str),
 }
 
+impl Wish<'_> {
+    /// What is wished for, without what the peer has named.
+    fn right(&self) -> &'static str {
+        match self {
+            Self::LookUp => "look_up",
+            Self::Find(_) => "find",
+            Self::Watch(_) | Self::WatchAny => "watch",
+            Self::Call { .. } => "call",
+            Self::Spawn(_) => "spawn",
+            Self::TakeOver(_) => "take_over",
+        }
+    }
+}
+
 impl fmt::Display for Wish<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LookUp => f.write_str("look up names"),
             Self::Find(kind) => write!(f, "find grains of kind {kind:?}"),
             Self::Watch(kind) => write!(f, "watch actors of kind {kind:?}"),
+            Self::WatchAny => f.write_str("watch actors"),
             Self::Call { kind, message } => write!(f, "send {message:?} to kind {kind:?}"),
             Self::Spawn(kind) => write!(f, "start actors of kind {kind:?}"),
+            Self::TakeOver("") => f.write_str("take over what is owned of a kind that is not known here"),
             Self::TakeOver(kind) => write!(f, "take over what is owned of kind {kind:?}"),
         }
     }
 }
 
-/// A node's authority, and which refusals were logged.
+/// A node's authority, and when refusals were logged.
 #[derive(Debug)]
 pub(crate) struct Guard {
     authority: Authority,
-    logged: Mutex<HashSet<String>>,
+    logged: Mutex<Logged>,
 }
 
-/// Different refusals that are logged at most; all are counted and told as events.
-const LOGGED: usize = 256;
+/// One refusal of a kind is logged for a datacenter in this time; all are counted and told as events.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+
+/// Datacenters whose refusals are logged apart: without certificates a peer calls itself what it likes.
+const LOGGED: usize = 64;
+
+/// Which refusals were logged lately, by datacenter and right, never by what a peer has named. `None` stands for the
+/// datacenters beyond [`LOGGED`].
+#[derive(Debug, Default)]
+struct Logged(HashMap<Option<DataCenterId>, HashMap<&'static str, Line>>);
+
+#[derive(Debug)]
+struct Line {
+    at: Instant,
+    /// Refused since, without a line.
+    more: u64,
+}
+
+impl Logged {
+    /// Whether this refusal is logged; then with how many there were that were not.
+    fn is_due(&mut self, who: &DataCenterId, right: &'static str, now: Instant) -> Option<u64> {
+        let is_recent = |line: &Line| now.saturating_duration_since(line.at) < LOG_AGAIN;
+        let mut key = Some(who.clone());
+        if !self.0.contains_key(&key) && self.0.len() >= LOGGED {
+            self.0.retain(|_, lines| lines.values().any(is_recent));
+            if self.0.len() >= LOGGED {
+                key = None;
+            }
+        }
+        let lines = self.0.entry(key).or_default();
+        match lines.get_mut(right) {
+            Some(line) if is_recent(line) => {
+                line.more += 1;
+                None
+            }
+            Some(line) => Some(std::mem::replace(line, Line { at: now, more: 0 }).more),
+            None => {
+                lines.insert(right, Line { at: now, more: 0 });
+                Some(0)
+            }
+        }
+    }
+}
 
 impl Guard {
     pub(crate) fn new(authority: Authority) -> Arc<Self> {
@@ -276,33 +338,44 @@ impl Guard {
 }
 
 impl Node {
+    /// Whether a node of that datacenter may do this here. For what is not to be counted as refused.
+    pub(crate) fn allows(&self, who: &DataCenterId, wish: Wish<'_>) -> bool {
+        let guard = self.options().guard.as_ref();
+        who == self.data_center().id() || guard.is_none_or(|guard| guard.authority.allows(who, wish))
+    }
+
     /// Refuses what a node of another datacenter may not do here.
     ///
     /// # Errors
     ///
     /// [`Error::Unauthorized`]: it is counted and told, and certainly did not run.
     pub(crate) fn authorise(&self, who: &DataCenterId, wish: Wish<'_>) -> Result<(), Error> {
-        let Some(guard) = &self.options().guard else { return Ok(()) };
-        if who == self.data_center().id() || guard.authority.allows(who, wish) {
-            return Ok(());
+        let Some(guard) = self.options().guard.as_ref().filter(|_| !self.allows(who, wish)) else { return Ok(()) };
+        let mut what = wish.to_string();
+        cut(&mut what, LABEL);
+        let due = guard.logged.lock().is_due(who, wish.right(), self.clock().now());
+        if let Some(more) = due {
+            tracing::warn!(data_center = %who, %what, more, "refused: it may not do this here; allow it by `authority(..)`");
         }
-        let what = wish.to_string();
-        measure::unauthorized(who);
-        let line = format!("{who} {what}");
-        let first = {
-            let mut logged = guard.logged.lock();
-            logged.len() < LOGGED && logged.insert(line)
-        };
-        if first {
-            tracing::warn!(data_center = %who, %what, "refused: it may not do this here; allow it by `authority(..)`");
-        }
+        Err(self.unauthorized(who, what))
+    }
+
+    /// The error of a refusal, which is counted and told.
+    pub(crate) fn unauthorized(&self, who: &DataCenterId, mut what: String) -> Error {
+        cut(&mut what, LABEL);
+        let guard = self.options().guard.as_ref();
+        let is_named = guard.is_some_and(|guard| guard.authority.by_data_center.contains_key(who));
+        let is_known = is_named || self.table().snapshot().get(who).is_some();
+        measure::unauthorized(is_known.then_some(who));
         self.bus().tell(Event::Unauthorized { data_center: who.clone(), what: what.clone() });
-        Err(Error::Unauthorized { data_center: who.to_string(), what, by: self.label() })
+        Error::Unauthorized { data_center: who.to_string(), what, by: self.label() }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use dc_core::{Clock, ManualClock};
+
     use super::*;
 
     fn dc(id: &str) -> DataCenterId {
@@ -316,6 +389,7 @@ mod tests {
             Wish::LookUp,
             Wish::Find("cart"),
             Wish::Watch("cart"),
+            Wish::WatchAny,
             Wish::Call { kind: "cart", message: "add" },
             Wish::Spawn("cart"),
             Wish::TakeOver("cart"),
@@ -333,6 +407,7 @@ mod tests {
         assert!(
             may(Wish::LookUp) && may(Wish::Find("cart")) && may(Wish::Find("ledger")) && may(Wish::Spawn("worker"))
         );
+        assert!(may(Wish::WatchAny));
         assert!(may(Wish::Watch("cart")) && may(Wish::Watch("ledger")) && !may(Wish::Watch("worker")));
         assert!(may(Wish::Call { kind: "cart", message: "add" }));
         assert!(may(Wish::Call { kind: "ledger", message: "balance" }));
@@ -349,6 +424,26 @@ mod tests {
         assert!(authority.allows(&dc("dc-3"), Wish::Call { kind: "x", message: "y" }));
         assert!(authority.allows(&dc("dc-3"), Wish::TakeOver("x")) && authority.allows(&dc("dc-3"), Wish::Find("x")));
         assert!(!authority.allows(&dc("dc-2"), Wish::LookUp), "named, it has its own rights only");
+    }
+
+    #[test]
+    fn r8_the_log_of_refusals_is_bounded_and_no_peer_silences_it_for_good() {
+        let (clock, mut logged) = (ManualClock::new(), Logged::default());
+        // A peer that gives itself another name each time.
+        for number in 0..10 * LOGGED {
+            logged.is_due(&dc(&format!("dc-{number}")), "spawn", clock.now());
+        }
+        assert!(logged.0.len() <= LOGGED + 1, "{}", logged.0.len());
+        let honest = dc("honest");
+        assert_eq!(logged.is_due(&honest, "spawn", clock.now()), None, "one of many, for a while");
+        clock.advance(LOG_AGAIN);
+        assert_eq!(logged.is_due(&honest, "spawn", clock.now()), Some(0), "then it has a line again");
+        assert_eq!(logged.is_due(&honest, "call", clock.now()), Some(0), "another right");
+        for _ in 0..3 {
+            assert_eq!(logged.is_due(&honest, "spawn", clock.now()), None, "the same again");
+        }
+        clock.advance(LOG_AGAIN);
+        assert_eq!(logged.is_due(&honest, "spawn", clock.now()), Some(3), "and how often it was meanwhile");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{fmt, time::Duration};
 use dc_core::{DataCenterId, Endpoint, Invalid, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::text::{TEXT, cut};
+
 /// Why a spawn, a lookup or a message failed.
 ///
 /// The same names here, on another node and in another datacenter: errors travel.
@@ -240,6 +242,9 @@ pub enum Error {
     },
 }
 
+/// Items of a list that a shortened error keeps.
+const LISTED: usize = 32;
+
 /// Who owns something global now, as far as the one who says so knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewOwner {
@@ -319,6 +324,47 @@ impl Error {
             Self::NoOwnership { .. } => "NoOwnership",
             Self::OwnershipUnavailable { .. } => "OwnershipUnavailable",
             Self::Unauthorized { .. } => "Unauthorized",
+        }
+    }
+
+    /// The same, with texts of a bounded length: what is kept may hold what a peer has sent.
+    pub(crate) fn shortened(mut self) -> Self {
+        self.texts().into_iter().for_each(|text| cut(text, TEXT));
+        self
+    }
+
+    fn texts(&mut self) -> Vec<&mut String> {
+        match self {
+            // No `_`: each new variant must choose.
+            Self::DataCenterStaleRecords { .. } | Self::TooLarge { .. } | Self::Unbound => Vec::new(),
+            Self::DataCenterNotReady { reason: text }
+            | Self::ActorStopped { actor: text }
+            | Self::Lost { to: text }
+            | Self::Overloaded { what: text }
+            | Self::ShuttingDown { node: text }
+            | Self::NoOwnership { what: text }
+            | Self::Timeout { to: text, .. }
+            | Self::StaleEpoch { actor: text, .. }
+            | Self::NotOwner { actor: text, .. }
+            | Self::Other { text, .. } => vec![text],
+            Self::TypeNotRegistered { kind: one, node: other }
+            | Self::MessageNotListed { kind: one, message: other }
+            | Self::NameTaken { name: one, holder: other }
+            | Self::HandlerPanicked { actor: one, panic: other }
+            | Self::NoAnswer { actor: one, reason: other }
+            | Self::StartFailed { kind: one, reason: other }
+            | Self::Unreachable { to: one, reason: other }
+            | Self::Codec { what: one, reason: other, .. }
+            | Self::OwnershipUnavailable { what: one, reason: other } => vec![one, other],
+            Self::WrongKind { name, expected, found } => vec![name, expected, found],
+            Self::Invalid { field, value, rule } => vec![field, value, rule],
+            Self::Unauthorized { data_center, what, by } => vec![data_center, what, by],
+            Self::DataCenterRecordNotFound { asked: one, known: more }
+            | Self::DataCenterNotRoutable { asked: one, reasons: more }
+            | Self::ActorNotFound { actor: one, unanswered: more } => {
+                more.truncate(LISTED);
+                more.iter_mut().chain([one]).collect()
+            }
         }
     }
 

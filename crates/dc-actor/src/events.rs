@@ -19,7 +19,10 @@ use futures::Stream;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
-use crate::error::Error;
+use crate::{
+    error::Error,
+    text::{LABEL, TEXT, cut},
+};
 
 /// Something that an operator or a program may want to know.
 #[derive(Clone, Debug)]
@@ -155,7 +158,7 @@ pub enum Event {
 /// A message that was not handled.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
-    /// Whom it was for.
+    /// Whom it was for; cut to 512 bytes, like the texts below. Those of the error are cut to 1,024.
     pub target: String,
     /// The target's kind.
     pub kind: String,
@@ -198,7 +201,10 @@ impl fmt::Debug for EventStream {
     }
 }
 
-/// Where events are put.
+/// Events that are kept for those who read slowly.
+const KEPT: usize = 4_096;
+
+/// Where events are put. Bounded in number, and each in size: peers have a say in what some of them tell.
 #[derive(Clone)]
 pub(crate) struct EventBus {
     sender: broadcast::Sender<Event>,
@@ -207,17 +213,31 @@ pub(crate) struct EventBus {
 
 impl EventBus {
     pub(crate) fn new() -> Self {
-        Self { sender: broadcast::Sender::new(4_096), dead_letters: Arc::default() }
+        Self { sender: broadcast::Sender::new(KEPT), dead_letters: Arc::default() }
     }
 
     /// Tells all readers; nobody listening is fine.
-    pub(crate) fn tell(&self, event: Event) {
+    pub(crate) fn tell(&self, mut event: Event) {
+        match &mut event {
+            Event::ActorFailed { actor, reason } => {
+                cut(actor, LABEL);
+                cut(reason, TEXT);
+            }
+            Event::Unauthorized { what, .. } => cut(what, LABEL),
+            Event::LinkRefused { why, .. } | Event::CertificatesRejected { why } => cut(why, TEXT),
+            // Dead letters are cut already; the others are told of what this node, or the store, knows.
+            _ => {}
+        }
         let _ = self.sender.send(event);
     }
 
-    pub(crate) fn dead_letter(&self, letter: DeadLetter) {
+    pub(crate) fn dead_letter(&self, mut letter: DeadLetter) {
         self.dead_letters.fetch_add(1, Ordering::Relaxed);
         crate::measure::dead_letter(letter.error.name());
+        for label in [&mut letter.target, &mut letter.kind, &mut letter.message] {
+            cut(label, LABEL);
+        }
+        letter.error = letter.error.shortened();
         tracing::debug!(target = %letter.target, message = %letter.message, reason = %letter.error, "dead letter");
         if self.sender.receiver_count() > 0 {
             self.tell(Event::DeadLetter(Arc::new(letter)));
@@ -237,5 +257,62 @@ impl EventBus {
 impl fmt::Debug for EventBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EventBus")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(number: usize) -> DeadLetter {
+        let error = Error::not_found("worker #7");
+        DeadLetter { target: number.to_string(), kind: "worker".into(), message: "note".into(), error }
+    }
+
+    #[tokio::test]
+    async fn r5_a_slow_reader_loses_the_oldest_events_and_is_told_how_many() {
+        let bus = EventBus::new();
+        let mut slow = bus.subscribe();
+        for number in 0..KEPT + 5 {
+            bus.dead_letter(letter(number));
+        }
+        assert!(matches!(slow.next().await, Some(Event::Missed(5))), "five were passed over");
+        for number in 5..KEPT + 5 {
+            let event = slow.next().await;
+            let Some(Event::DeadLetter(kept)) = event else { panic!("{event:?}") };
+            assert_eq!(kept.target, number.to_string(), "the newest ones, in order");
+        }
+        drop(bus);
+        assert!(slow.next().await.is_none(), "nothing else was kept");
+    }
+
+    #[tokio::test]
+    async fn a6_dead_letters_are_counted_whether_they_are_read_or_not() {
+        let bus = EventBus::new();
+        bus.dead_letter(letter(1));
+        let mut events = bus.subscribe();
+        bus.dead_letter(letter(2));
+        let event = events.next().await;
+        assert!(matches!(&event, Some(Event::DeadLetter(letter)) if letter.target == "2"), "{event:?}");
+        assert_eq!(bus.dead_letters(), 2);
+    }
+
+    #[tokio::test]
+    async fn r8_what_is_kept_of_peers_texts_is_bounded() {
+        let bus = EventBus::new();
+        let mut events = bus.subscribe();
+        let long = || "ä".repeat(100_000);
+        let error = Error::DataCenterNotRoutable { asked: long(), reasons: vec![long(); 1_000] };
+        bus.dead_letter(DeadLetter { target: long(), kind: long(), message: long(), error });
+        bus.tell(Event::Unauthorized { data_center: "dc-2".parse().unwrap(), what: long() });
+        bus.tell(Event::ActorFailed { actor: long(), reason: long() });
+        let Some(Event::DeadLetter(letter)) = events.next().await else { panic!("no dead letter") };
+        assert!([&letter.target, &letter.kind, &letter.message].iter().all(|label| label.len() <= LABEL));
+        let shown = letter.error.to_string();
+        assert!(shown.len() < 40 * TEXT && matches!(letter.error, Error::DataCenterNotRoutable { .. }), "{shown}");
+        let Some(Event::Unauthorized { what, .. }) = events.next().await else { panic!("no refusal") };
+        assert!(what.len() <= LABEL && what.ends_with('…'), "{what}");
+        let Some(Event::ActorFailed { actor, reason }) = events.next().await else { panic!("no failure") };
+        assert!(actor.len() <= LABEL && reason.len() <= TEXT);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     link::{read_fault, write_fault},
     reference::{Location, Ref},
     wire::{
-        End, EndedBody, Ends, FindBody, GoneBody, GrainBody, How, LookupBody, OfferBody, Place, PlaceInBody,
+        Body, End, EndedBody, Ends, FindBody, GoneBody, GrainBody, How, LookupBody, OfferBody, Place, PlaceInBody,
         SenderBody, SpawnBody, StateBody, ThingBody, WatchBody, WatchedKind, pass_on_mark, read, read_answer,
         sender_mark, write, write_answer,
     },
@@ -183,7 +183,7 @@ const READERS: [&str; 16] = [
 
 /// The sample of that name as its reader reads it, for people, and as it is written again.
 pub fn read_sample(name: &str, bytes: Bytes) -> Result<(String, Bytes), Error> {
-    fn body<T: prost::Message + Default + fmt::Debug>(bytes: Bytes) -> Result<(String, Bytes), Error> {
+    fn body<T: Body + fmt::Debug>(bytes: Bytes) -> Result<(String, Bytes), Error> {
         let body: T = read("a sample", bytes)?;
         Ok((format!("{body:?}"), write(&body)))
     }

@@ -29,12 +29,15 @@ mod lookup;
 mod measure;
 mod message;
 mod mobile;
+mod notices;
+mod peers;
 mod receive;
 mod reference;
 mod send;
 mod snapshot;
 mod spawn;
 mod system;
+mod text;
 mod watch;
 mod wire;
 

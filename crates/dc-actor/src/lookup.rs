@@ -5,13 +5,13 @@
 //! says that it is gone, or its datacenter goes (A2). A miss is bounded in time and makes no noise.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
     future::IntoFuture,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use dc_core::{DataCenterId, DataCenterSelector, Freshness, NodeEndpoint, NodeId, Selector};
@@ -322,14 +322,9 @@ pub(crate) async fn asked(node: &Arc<Node>, body: LookupBody, left: Duration) ->
 #[derive(Default)]
 pub(crate) struct FoundNames {
     found: Mutex<HashMap<String, Hit>>,
-    /// Notices that were sent lately, so that a stream of dead letters does not become a stream of notices.
-    noticed: Mutex<VecDeque<(Instant, NodeId, u64)>>,
     /// Which node of a datacenter answered last: its link stands.
     preferred: Mutex<HashMap<DataCenterId, NodeId>>,
 }
-
-/// One actor's end is told to one node at most this often.
-const NOTICE: Duration = Duration::from_secs(1);
 
 /// Names remembered at most; beyond, all are forgotten and found again.
 const MAX_NAMES: usize = 65_536;
@@ -347,28 +342,9 @@ impl FoundNames {
         found.insert(name.to_owned(), hit);
     }
 
-    /// The holder said that it is not there.
-    pub(crate) fn forget_actor(&self, node: NodeId, actor: u64) {
-        self.found.lock().retain(|_, hit| (hit.at.node, hit.at.actor) != (node, actor));
-    }
-
     /// Keeps only what `alive` still knows.
     pub(crate) fn retain(&self, alive: impl Fn(&Location) -> bool) {
         self.found.lock().retain(|_, hit| alive(&hit.at));
-    }
-
-    /// Whether this sender was not told of this actor lately.
-    pub(crate) fn first_notice(&self, now: Instant, to: NodeId, actor: u64) -> bool {
-        let mut noticed = self.noticed.lock();
-        while noticed.front().is_some_and(|(at, ..)| now.saturating_duration_since(*at) >= NOTICE) {
-            noticed.pop_front();
-        }
-        // A flood of them ends here: notices help, and nothing depends on them.
-        if noticed.len() >= 256 || noticed.iter().any(|(_, node, number)| (*node, *number) == (to, actor)) {
-            return false;
-        }
-        noticed.push_back((now, to, actor));
-        true
     }
 
     fn preferred(&self, dc: &DataCenterId) -> Option<NodeId> {

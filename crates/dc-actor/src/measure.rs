@@ -8,10 +8,14 @@ pub(crate) fn dead_letter(reason: &'static str) {
     let _ = reason;
 }
 
-/// Counts what was refused to a datacenter that may not do it here.
-pub(crate) fn unauthorized(data_center: &dc_core::DataCenterId) {
+/// Counts what was refused to a datacenter that may not do it here; `None` stands for all that nobody knows: what a
+/// stranger calls itself makes no label.
+pub(crate) fn unauthorized(data_center: Option<&dc_core::DataCenterId>) {
     #[cfg(feature = "metrics")]
-    metrics::counter!("multidc_unauthorized_total", "data_center" => data_center.to_string()).increment(1);
+    {
+        let label = data_center.map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        metrics::counter!("multidc_unauthorized_total", "data_center" => label).increment(1);
+    }
     #[cfg(not(feature = "metrics"))]
     let _ = data_center;
 }
@@ -100,7 +104,7 @@ mod tests {
             super::activation("cart");
             super::placement("chosen");
             super::ownership("takeover");
-            super::unauthorized(&"dc-2".parse().unwrap());
+            super::unauthorized(Some(&"dc-2".parse().unwrap()));
             super::limit("max_watches");
         });
         let recorded = names.0.lock().unwrap().clone();

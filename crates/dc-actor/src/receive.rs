@@ -12,7 +12,10 @@ use crate::{
     events::DeadLetter,
     global, grain,
     link::{self, Incoming},
-    lookup, spawn,
+    lookup,
+    notices::Notices,
+    peers::{AtWork, LONGEST_QUESTION, PeerId},
+    spawn,
     system::{Node, WeakSystem},
     watch,
     wire::{self, Place},
@@ -21,7 +24,8 @@ use crate::{
 /// Registers everything that this node answers.
 pub(crate) fn serve(node: &Arc<Node>, services: &Services) {
     services.know(node.kinds().names());
-    services.set_receiver(Arc::new(Messages { system: node.weak() }));
+    let (notices, at_work) = (Arc::<Notices>::default(), AtWork::new(node.data_center().id().clone()));
+    services.set_receiver(Arc::new(Messages { system: node.weak(), notices: notices.clone() }));
     for service in [
         wire::SPAWN,
         wire::LOOKUP,
@@ -35,14 +39,16 @@ pub(crate) fn serve(node: &Arc<Node>, services: &Services) {
         wire::FLOOR,
         wire::PLACE_IN,
     ] {
-        services.set_service(service, Arc::new(Questions { system: node.weak(), service }));
+        let (notices, at_work) = (notices.clone(), at_work.clone());
+        services.set_service(service, Arc::new(Questions { system: node.weak(), service, notices, at_work }));
     }
-    watch::serve(node, services);
+    watch::serve(node, services, &at_work);
 }
 
 /// Messages for actors and grains.
 struct Messages {
     system: WeakSystem,
+    notices: Arc<Notices>,
 }
 
 impl Receiver for Messages {
@@ -53,8 +59,11 @@ impl Receiver for Messages {
             }
             return;
         };
+        if let Err(error) = wire::check(&incoming.message) {
+            return refuse(&node, incoming, error);
+        }
         if incoming.message.kind.as_str() == wire::LANDED {
-            return global::landed(&node, incoming);
+            return global::landed(&node, from, incoming);
         }
         if incoming.message.kind.as_str() == wire::PASSED_ALL {
             return grain::passed_all(&node, incoming);
@@ -63,13 +72,13 @@ impl Receiver for Messages {
         if let Err(error) = node.authorise(&from.dc, wish) {
             return refuse(&node, incoming, error);
         }
-        match global::deliver(&node, incoming, false) {
+        match global::deliver(&node, Some(from), incoming, false) {
             Ok(()) => {}
             // It is being handed over, or was.
             Err(incoming) if incoming.message.epoch != 0 => global::arrived_late(&node, incoming),
             // A grain that went to rest: its message is passed on, or its asker looks again.
             Err(incoming) if !incoming.message.key.is_empty() => grain::redirect(&node, incoming),
-            Err(incoming) => not_here(&node, from, incoming),
+            Err(incoming) => self.not_here(&node, from, incoming),
         }
     }
 
@@ -79,6 +88,23 @@ impl Receiver for Messages {
         let error = Error::Unreachable { to: target.clone(), reason: lost.why.to_string() };
         let message = lost.message.message.to_string();
         node.bus().dead_letter(DeadLetter { target, kind, message, error });
+    }
+}
+
+impl Messages {
+    /// Refuses a message for an actor that is not here (any more).
+    fn not_here(&self, node: &Arc<Node>, from: &Arc<PeerIdentity>, incoming: Incoming) {
+        let actor = format!("{} #{} on {}", incoming.message.kind, incoming.message.to, node.label());
+        let error = Error::not_found(actor.clone());
+        match incoming.reply {
+            Some(reply) => link::reply_error(reply, &error),
+            None => {
+                let (kind, message) = (incoming.message.kind.to_string(), incoming.message.message.to_string());
+                node.bus().dead_letter(DeadLetter { target: actor, kind, message, error });
+                // A tell has no answer to say so: the sender's node is told apart from it, so that it looks again.
+                self.notices.tell(node, PeerId::of(from), incoming.message.to);
+            }
+        }
     }
 }
 
@@ -95,43 +121,26 @@ pub(crate) fn refuse(node: &Arc<Node>, incoming: Incoming, error: Error) {
     }
 }
 
-/// Refuses a message for an actor that is not here (any more).
-fn not_here(node: &Arc<Node>, from: &Arc<PeerIdentity>, incoming: Incoming) {
-    let actor = format!("{} #{} on {}", incoming.message.kind, incoming.message.to, node.label());
-    let error = Error::not_found(actor.clone());
-    match incoming.reply {
-        Some(reply) => link::reply_error(reply, &error),
-        None => {
-            let (kind, message) = (incoming.message.kind.to_string(), incoming.message.message.to_string());
-            node.bus().dead_letter(DeadLetter { target: actor, kind, message, error });
-            // A tell has no answer to say so: the sender's node is told apart from it, so that it looks again.
-            tell_gone(node, from, incoming.message.to);
-        }
-    }
-}
-
-fn tell_gone(node: &Arc<Node>, from: &Arc<PeerIdentity>, actor: u64) {
-    if !node.names().first_notice(node.clock().now(), from.node, actor) {
-        return;
-    }
-    let peer = node.peer(&from.advertised, from.node);
-    tokio::spawn(async move {
-        let body = wire::write(&wire::GoneBody { actor });
-        // Lost notices cost a later dead letter, no more.
-        let _ = peer.call(wire::GONE, body, Duration::from_secs(2)).await;
-    });
-}
-
 /// Questions about actors.
 struct Questions {
     system: WeakSystem,
     service: dc_remoting::ServiceId,
+    notices: Arc<Notices>,
+    at_work: Arc<AtWork>,
 }
 
 impl Service for Questions {
     fn call(&self, from: &Arc<PeerIdentity>, body: Bytes, left: Duration, reply: ReplyTo) {
         let Some(node) = self.system.node() else { return reply.not_run("the system has ended") };
-        let (service, from) = (self.service, from.clone());
+        let seat = match self.at_work.begin(PeerId::of(from), self.service, body.len()) {
+            Ok(seat) => seat,
+            Err(error) => return link::reply_error(reply, &error),
+        };
+        if self.service == wire::GONE {
+            let (status, body) = wire::write_answer(&self.gone(&node, from, body));
+            return reply.send(status, body);
+        }
+        let (service, from, left) = (self.service, from.clone(), left.min(LONGEST_QUESTION));
         let span = tracing::debug_span!("question", service = service.0, from = %from.node.short());
         let work = async move {
             let answer = answer(&node, service, &from, body, left).await;
@@ -140,8 +149,17 @@ impl Service for Questions {
             }
             let (status, body) = wire::write_answer(&answer);
             reply.send(status, body);
+            drop(seat);
         };
         tokio::spawn(work.instrument(span));
+    }
+}
+
+impl Questions {
+    fn gone(&self, node: &Arc<Node>, from: &PeerIdentity, body: Bytes) -> Result<Place, Error> {
+        let gone: wire::GoneBody = wire::read("a notice", body)?;
+        self.notices.hear(node, PeerId::of(from), gone.actor);
+        Ok(Place::none())
     }
 }
 
@@ -169,8 +187,7 @@ async fn answer(
         wire::FLOOR => global::asked_for_floor(node),
         wire::OFFER => {
             let body: wire::OfferBody = wire::read("an offer", body)?;
-            global::may_move(node, &from.dc, &body)?;
-            global::asked_to_take(node, body)
+            global::asked_to_take(node, from, &body)
         }
         wire::LOCATE | wire::ACTIVATE | wire::OWNED => {
             let body: wire::GrainBody = wire::read("a question for a grain", body)?;
@@ -178,7 +195,7 @@ async fn answer(
             match service {
                 wire::OWNED => global::asked_to_activate(node, body, left).await,
                 wire::LOCATE => grain::asked_to_locate(node, body, left).await,
-                _ => grain::asked_to_activate(node, body, left).await,
+                _ => grain::asked_to_activate(node, &from.dc, body, left).await,
             }
         }
         wire::PLACE_IN => {
@@ -188,11 +205,6 @@ async fn answer(
         }
         // Everybody may ask whether a grain is active: without the answer, one might be active twice (G2).
         wire::PEEK => grain::asked_to_peek(node, wire::read("a question for a grain", body)?, left).await,
-        _ => {
-            let gone: wire::GoneBody = wire::read("a notice", body)?;
-            node.names().forget_actor(from.node, gone.actor);
-            node.grains().forget_actor(from.node, gone.actor);
-            Ok(Place::none())
-        }
+        _ => Err(Error::Other { text: format!("no question {} here", service.0), not_run: true }),
     }
 }

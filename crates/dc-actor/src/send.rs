@@ -306,7 +306,7 @@ where
             };
             if let Err(AskError::Failed(Error::ActorNotFound { .. } | Error::ActorStopped { .. })) = &answer {
                 // What is remembered of it leads nowhere: the next lookup asks again (A2).
-                way.node.names().forget_actor(way.at.node, way.at.actor);
+                way.node.names().retain(|at| (at.node, at.actor, &at.dc) != (way.at.node, way.at.actor, &way.at.dc));
             }
             answer
         }

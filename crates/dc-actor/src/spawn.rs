@@ -199,7 +199,7 @@ where
 
 /// Names of actors and identities of grains: 1 to 255 bytes, no control characters.
 pub(crate) fn check_name(field: &str, name: &str) -> Result<(), Invalid> {
-    let rule = if name.is_empty() || name.len() > 255 {
+    let rule = if name.is_empty() || name.len() > wire::MAX_NAME {
         "must be 1 to 255 bytes"
     } else if name.chars().any(char::is_control) {
         "must not hold control characters"

@@ -414,9 +414,149 @@ impl Place {
     }
 }
 
-/// Reads a body.
-pub(crate) fn read<T: prost::Message + Default>(what: &str, body: Bytes) -> Result<T, Error> {
-    T::decode(body).map_err(|err| unreadable(what, &err.to_string()))
+/// The longest name that is legal: of a kind, a message type, an actor, a grain.
+pub(crate) const MAX_NAME: usize = 255;
+
+/// The longest identity of a grain: `kind/id`.
+const MAX_IDENTITY: usize = 2 * MAX_NAME + 1;
+
+/// Actors in one question about watches at most, and ends in one answer.
+pub(crate) const AT_ONCE: usize = 512;
+
+/// Bytes of what an end says of a failure: 1,000 characters.
+const MAX_WHY: usize = 4_000;
+
+/// A body, and the bounds of what a peer may write in it: texts that are kept, shown or looked for, and lists that are
+/// gone through. Arguments, state and policies are bounded by the size of a question, and read by who knows their form.
+pub(crate) trait Body: prost::Message + Default {
+    /// # Errors
+    ///
+    /// What is too long, without the text itself.
+    fn check(&self) -> Result<(), String>;
+}
+
+/// Refuses a text of more than so many bytes.
+fn short(what: &str, text: impl AsRef<[u8]>, most: usize) -> Result<(), String> {
+    let bytes = text.as_ref().len();
+    if bytes <= most { Ok(()) } else { Err(format!("a {what} of {bytes} bytes, at most {most} are legal")) }
+}
+
+/// Refuses a list of more than so many.
+fn few(what: &str, number: usize, most: usize) -> Result<(), String> {
+    if number <= most { Ok(()) } else { Err(format!("{number} {what}, at most {most} are legal")) }
+}
+
+impl Body for ThingBody {
+    fn check(&self) -> Result<(), String> {
+        short("group", &self.group, 16)?;
+        short("name", &self.name, MAX_NAME)?;
+        short("identity", &self.identity, MAX_IDENTITY)
+    }
+}
+
+impl Body for SenderBody {
+    fn check(&self) -> Result<(), String> {
+        self.thing.as_ref().map_or(Ok(()), Body::check)
+    }
+}
+
+impl Body for FindBody {
+    fn check(&self) -> Result<(), String> {
+        short("name", &self.name, MAX_NAME)?;
+        short("request id", &self.request, 16)
+    }
+}
+
+impl Body for OfferBody {
+    fn check(&self) -> Result<(), String> {
+        self.thing.as_ref().map_or(Ok(()), Body::check)?;
+        self.states.iter().try_for_each(|state| short("identity", &state.identity, MAX_IDENTITY))
+    }
+}
+
+impl Body for SpawnBody {
+    fn check(&self) -> Result<(), String> {
+        short("kind", &self.kind, MAX_NAME)?;
+        short("name", &self.name, MAX_NAME)
+    }
+}
+
+impl Body for LookupBody {
+    fn check(&self) -> Result<(), String> {
+        short("name", &self.name, MAX_NAME)
+    }
+}
+
+impl Body for GrainBody {
+    fn check(&self) -> Result<(), String> {
+        short("kind", &self.kind, MAX_NAME)?;
+        short("id", &self.id, MAX_NAME)
+    }
+}
+
+impl Body for PlaceInBody {
+    fn check(&self) -> Result<(), String> {
+        short("kind", &self.kind, MAX_NAME)?;
+        short("id", &self.id, MAX_NAME)
+    }
+}
+
+impl Body for GoneBody {
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Body for WatchBody {
+    fn check(&self) -> Result<(), String> {
+        few("kinds to watch", self.watch.len(), AT_ONCE)?;
+        self.watch.iter().try_for_each(|watched| short("kind", &watched.kind, MAX_NAME))?;
+        few("actors to watch", self.watch.iter().map(|watched| watched.actors.len()).sum(), AT_ONCE)?;
+        few("actors to watch no more", self.unwatch.len(), AT_ONCE)?;
+        few("ends that were taken note of", self.taken.len(), AT_ONCE)
+    }
+}
+
+impl Body for EndedBody {
+    fn check(&self) -> Result<(), String> {
+        few("ends that were taken note of", self.taken.len(), AT_ONCE)
+    }
+}
+
+impl Body for Ends {
+    fn check(&self) -> Result<(), String> {
+        few("ends", self.ended.len(), AT_ONCE)?;
+        self.ended.iter().try_for_each(|end| short("reason", &end.why, MAX_WHY))
+    }
+}
+
+impl Body for Place {
+    fn check(&self) -> Result<(), String> {
+        short("kind", &self.kind, MAX_NAME)?;
+        short("node id", &self.node, 16)
+    }
+}
+
+/// Reads a body, within its bounds.
+pub(crate) fn read<T: Body>(what: &str, body: Bytes) -> Result<T, Error> {
+    let body = T::decode(body).map_err(|err| unreadable(what, &err.to_string()))?;
+    body.check().map_err(|reason| unreadable(what, &reason))?;
+    Ok(body)
+}
+
+/// Refuses a message that names what no legal name is, before anything else is done with it.
+///
+/// # Errors
+///
+/// [`Error::Codec`]: it certainly did not run.
+pub(crate) fn check(message: &Message) -> Result<(), Error> {
+    let names = || {
+        short("kind", message.kind.as_str(), MAX_NAME)?;
+        short("message type", message.message.as_str(), MAX_NAME)?;
+        short("key", &message.key, MAX_NAME)
+    };
+    // The sign bears a body for its key, which is read within its own bounds.
+    if message.kind.as_str() == LANDED { Ok(()) } else { names().map_err(|reason| unreadable("a message", &reason)) }
 }
 
 fn unreadable(what: &str, reason: &str) -> Error {
@@ -471,6 +611,70 @@ mod tests {
         }
         let stray = ThingBody { identity: "cart/7".into(), ..ThingBody::of(&Thing::Slot(group, slot)) };
         assert_eq!(stray.thing(), None);
+    }
+
+    fn refused<T: Body + std::fmt::Debug>(body: &T) {
+        let read = read::<T>("a body", write(body));
+        let Err(Error::Codec { reason, not_run: true, .. }) = read else { panic!("{read:?}") };
+        assert!(reason.contains("are legal") && reason.len() < 100, "{reason}");
+    }
+
+    #[test]
+    fn r8_names_that_cannot_be_legal_are_refused_as_a_body_is_read() {
+        let long = || "x".repeat(MAX_NAME + 1);
+        refused(&SpawnBody { kind: long(), ..SpawnBody::default() });
+        refused(&SpawnBody { name: long(), ..SpawnBody::default() });
+        refused(&LookupBody { name: long() });
+        refused(&FindBody { name: long(), ..FindBody::default() });
+        refused(&GrainBody { kind: long(), ..GrainBody::default() });
+        refused(&GrainBody { id: long(), ..GrainBody::default() });
+        refused(&PlaceInBody { kind: long(), ..PlaceInBody::default() });
+        refused(&PlaceInBody { id: long(), ..PlaceInBody::default() });
+        let thing = || Some(ThingBody { identity: "x".repeat(MAX_IDENTITY + 1), ..ThingBody::default() });
+        refused(&SenderBody { thing: thing(), ..SenderBody::default() });
+        refused(&OfferBody { thing: thing(), ..OfferBody::default() });
+        refused(&ThingBody { name: long(), ..ThingBody::default() });
+        let state = StateBody { identity: "x".repeat(MAX_IDENTITY + 1), state: Bytes::new() };
+        refused(&OfferBody { states: vec![state], ..OfferBody::default() });
+        refused(&WatchBody { watch: vec![WatchedKind { kind: long(), actors: vec![] }], ..WatchBody::default() });
+        refused(&Place { kind: long(), ..Place::default() });
+        let longest = SpawnBody { kind: "x".repeat(MAX_NAME), name: "y".repeat(MAX_NAME), ..SpawnBody::default() };
+        assert_eq!(read::<SpawnBody>("a spawn", write(&longest)), Ok(longest));
+    }
+
+    #[test]
+    fn r8_a_message_that_names_what_cannot_be_legal_is_refused() {
+        let message = |kind: &str, name: &str, key: usize| Message {
+            to: 1,
+            kind: kind.into(),
+            key: vec![b'k'; key].into(),
+            message: name.into(),
+            epoch: 0,
+            from: Bytes::new(),
+            payload: Bytes::new(),
+        };
+        let long = "x".repeat(MAX_NAME + 1);
+        assert_eq!(check(&message(&long[1..], &long[1..], MAX_NAME)), Ok(()));
+        for wrong in [message(&long, "m", 0), message("k", &long, 0), message("k", "m", MAX_NAME + 1)] {
+            let Err(Error::Codec { reason, not_run: true, .. }) = check(&wrong) else { panic!("{wrong:?}") };
+            assert!(reason.len() < 100, "{reason}");
+        }
+    }
+
+    #[test]
+    fn r8_lists_about_watches_are_bounded_as_they_are_read() {
+        let some = |number: usize| vec![7_u64; number];
+        let kind = |actors| WatchedKind { kind: "worker".into(), actors };
+        refused(&WatchBody { watch: vec![kind(some(AT_ONCE)), kind(some(1))], ..WatchBody::default() });
+        refused(&WatchBody { watch: vec![kind(vec![]); AT_ONCE + 1], ..WatchBody::default() });
+        refused(&WatchBody { unwatch: some(AT_ONCE + 1), ..WatchBody::default() });
+        refused(&WatchBody { taken: some(AT_ONCE + 1), ..WatchBody::default() });
+        refused(&EndedBody { round: 1, taken: some(AT_ONCE + 1) });
+        refused(&Ends { unknown: false, ended: vec![End::of(7, How::Gone); AT_ONCE + 1] });
+        refused(&Ends { unknown: false, ended: vec![End { why: "x".repeat(MAX_WHY + 1), ..End::of(7, How::Failed) }] });
+        let (watch, unwatch, taken) = (vec![kind(some(AT_ONCE))], some(AT_ONCE), some(AT_ONCE));
+        let most = WatchBody { round: 1, afresh: true, watch, unwatch, taken };
+        assert_eq!(read::<WatchBody>("a watch", write(&most)), Ok(most));
     }
 
     proptest! {

@@ -53,7 +53,8 @@ fn explain_alert(alert: &str) -> Option<String> {
             "the server asks for a client certificate, and was given none; see `tls certificate` and `tls key`"
         }
         "UnknownCA" => "the server refuses our client certificate: no CA that it trusts has signed it",
-        "CertificateExpired" => "the server refuses our client certificate: it has expired",
+        // One alert for both (Go's servers: NATS, etcd).
+        "CertificateExpired" => "the server refuses our client certificate: it has expired, or is not valid yet",
         "CertificateRevoked" => "the server refuses our client certificate: it was revoked",
         "BadCertificate" | "UnsupportedCertificate" | "CertificateUnknown" | "AccessDenied" | "DecryptError" => {
             "the server refuses our client certificate, or wants one"

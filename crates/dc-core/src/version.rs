@@ -96,7 +96,24 @@ impl Epoch {
     /// The epoch of a first owner.
     pub const FIRST: Self = Self(1);
 
-    /// The next epoch; at the end of `u64` it stays there.
+    /// The greatest epoch of anything that is owned: what readers of JSON in any language keep exactly.
+    pub const GREATEST: Self = Self((1 << 53) - 1);
+
+    /// The epoch so many changes of owner later; `None` beyond [`GREATEST`](Self::GREATEST), so that none comes twice.
+    ///
+    /// ```
+    /// use dc_core::Epoch;
+    /// assert_eq!(Epoch::FIRST.after(2), Some(Epoch(3)));
+    /// assert_eq!(Epoch::GREATEST.after(1), None);
+    /// assert_eq!(Epoch(u64::MAX).after(0), None);
+    /// ```
+    #[must_use]
+    pub fn after(self, changes: u64) -> Option<Self> {
+        self.0.checked_add(changes).map(Self).filter(|epoch| *epoch <= Self::GREATEST)
+    }
+
+    /// The next epoch of a record of a datacenter; at the end of `u64` it stays there. What is owned has
+    /// [`after`](Self::after).
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))

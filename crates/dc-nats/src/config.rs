@@ -66,8 +66,8 @@ impl Credentials {
 
 impl NatsConfig {
     /// Starts from the defaults. `urls` is one or more of `nats://host:port` or `tls://host:port`, separated
-    /// by commas; the scheme and the port (4222) may be left out. `user:password@` or `token@` before the host
-    /// are credentials.
+    /// by commas; the scheme and the port (4222) may be left out. `user:password@` or `token@` before the first host
+    /// are credentials, for all of them; in these `@`, `/`, `?`, `#` and `,` are written as `%`-escapes (`%2C` for a comma).
     pub fn builder(urls: impl Into<String>) -> NatsConfigBuilder {
         NatsConfigBuilder {
             urls: vec![urls.into()],
@@ -224,10 +224,13 @@ impl NatsConfigBuilder {
     /// [`Invalid`] names the field, the value and the rule. No secret is shown.
     pub fn build(self) -> Result<NatsConfig, Invalid> {
         let Self { urls, mut config, mut credentials } = self;
-        for url in urls.iter().flat_map(|urls| urls.split(',')) {
-            let (server, in_url) = parse_url(url.trim())?;
-            config.servers.push(server);
-            credentials.extend(in_url);
+        for urls in &urls {
+            check_commas(urls)?;
+            for url in urls.split(',') {
+                let (server, in_url) = parse_url(url.trim())?;
+                config.servers.push(server);
+                credentials.extend(in_url);
+            }
         }
         credentials.dedup();
         check_namespace("bucket", &config.bucket)?;
@@ -280,13 +283,39 @@ fn check_credentials(credentials: &Credentials) -> Result<(), Invalid> {
     }
 }
 
+/// Refuses a comma that may be part of a secret: what stands before it would be taken for a server, and shown as one.
+fn check_commas(urls: &str) -> Result<(), Invalid> {
+    let Some((first, others)) = urls.split_once(',') else { return Ok(()) };
+    // A second server's credentials can be told from the end of a secret only where they look like those of the first.
+    let has_scheme = |url: &str| ["nats://", "tls://"].iter().any(|scheme| url.trim().starts_with(scheme));
+    let legal = |url: &str| !url.contains('@') || (first.contains('@') && has_scheme(url));
+    if others.split(',').all(legal) {
+        return Ok(());
+    }
+    let rule = "must write a comma in a user, password or token as %2C; credentials stand before the first server, \
+                and before others only after nats:// or tls://";
+    Err(Invalid::new("url", shown(urls), rule))
+}
+
+/// A URL as errors may show it: without what stands before `@`, and without what stands where a port should, which is
+/// a password where the host was forgotten.
+fn shown(url: &str) -> String {
+    if let Some((_, host)) = url.rsplit_once('@') {
+        return format!("..@{host}");
+    }
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    match rest.split_once(':') {
+        Some((host, port)) if !host.starts_with('[') && !port.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("{scheme}{separator}{host}:..")
+        }
+        _ => url.to_owned(),
+    }
+}
+
 /// A server, and the credentials that its URL held. No error shows what stands before `@`.
 fn parse_url(url: &str) -> Result<(ServerAddr, Option<Credentials>), Invalid> {
-    let shown = match url.rsplit_once('@') {
-        Some((_, host)) => format!("..@{host}"),
-        None => url.to_owned(),
-    };
-    let refuse = |rule: &str| Invalid::new("url", &shown, rule);
+    let refuse = |rule: &str| Invalid::new("url", shown(url), rule);
     let server: ServerAddr = url.parse().map_err(|_| refuse("must be nats://host:port or tls://host:port"))?;
     if !matches!(server.scheme(), "nats" | "tls") {
         return Err(refuse("must begin with nats:// or tls://"));
@@ -319,6 +348,27 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn no_secret_before_the_host_is_ever_shown(
+            scheme in "(nats://|tls://|)",
+            userinfo in "(s3cret|u|,|:|@|%|%2C|%41|/|\\?|#| |\\[|\\]|[0-9]){1,8}",
+            rest in "(h(:[0-9]{0,6})?|)(,h2|, tls://h3:1|/|/x|\\?|#|:x){0,3}",
+        ) {
+            let url = format!("{scheme}{userinfo}@{rest}");
+            match NatsConfig::builder(&url).build() {
+                Ok(mut config) => {
+                    if let Some(Credentials::UserPassword(user, _)) = &mut config.credentials {
+                        // A name is no secret, and is shown.
+                        user.clear();
+                    }
+                    prop_assert!(!format!("{config:?}").contains("s3cret"), "{}: {:?}", url, config);
+                    let first = config.servers[0].host();
+                    prop_assert!(first == "h", "{}: a part of it is taken for the server {}", url, first);
+                }
+                Err(err) => prop_assert!(!err.to_string().contains("s3cret"), "{}: {}", url, err),
+            }
+        }
+
         #[test]
         fn any_url_is_taken_or_refused_by_name_without_its_secret(
             url in "((nats|tls|http)://)?((u|:|@|%|%4|%41|h|\\[|\\]|/|\\?|#|s3cret@){0,8}|.{0,20})(:[0-9]{0,6})?",
@@ -400,6 +450,26 @@ mod tests {
     }
 
     #[test]
+    fn a_comma_in_a_secret_is_refused_with_how_to_write_it() {
+        // Each of these would have shown a part of the secret, or taken `1234` for a port and `cret` for a token.
+        for url in [
+            "nats://ann:s3,cret@h",
+            "nats://ann:1234,cret@h",
+            "s3,cret@h",
+            "nats://ann:s3,tls://cret@h",
+            "a:1,s3:cret@h",
+        ] {
+            let err = refused(NatsConfig::builder(url));
+            assert_eq!((err.field.as_str(), err.value.as_str()), ("url", "..@h"), "{url}: {err}");
+            assert!(err.rule.contains("%2C"), "{err}");
+        }
+        let config = NatsConfig::builder("nats://ann:s3%2Ccret@a,b:1").build().unwrap();
+        assert_eq!(config.credentials, Some(Credentials::UserPassword("ann".into(), Secret::new("s3,cret"))));
+        let hosts: Vec<_> = config.servers.iter().map(|server| server.host().to_owned()).collect();
+        assert_eq!(hosts, ["a", "b"]);
+    }
+
+    #[test]
     fn secrets_are_never_printed() {
         let shown = [
             format!("{:?}", NatsConfig::builder("nats://h").user_password("u", "s3cret")),
@@ -407,6 +477,8 @@ mod tests {
             format!("{:?}", NatsConfig::builder("nats://u:s3cret@h").build().unwrap()),
             format!("{:?}", NatsConfig::builder("nats://h").token("s3cret").build().unwrap()),
             refused(NatsConfig::builder("nats://u:s3cret@h/x")).to_string(),
+            refused(NatsConfig::builder("nats://u:s3cret")).to_string(),
+            refused(NatsConfig::builder("a,u:s3cret")).to_string(),
             refused(NatsConfig::builder("nats://u:s3cret@h").token("s3cret2")).to_string(),
             refused(NatsConfig::builder("nats://h").nkey("s3cret")).to_string(),
         ];

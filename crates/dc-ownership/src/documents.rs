@@ -1,6 +1,8 @@
 //! What is stored: keys and JSON documents, `docs/ownership.md` has the table.
 //!
-//! A document of another format version is left alone and reported; unknown fields are ignored.
+//! A document of another format version is left alone and reported, and so is one with a value that is not known: a word
+//! of a policy, a number of an entry. Fields that a later version added are kept where somebody else than their author
+//! writes the document again: in a session's, a name's, and in one of slots, its owners and its overrides.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -106,6 +108,21 @@ macro_rules! formats {
 
 formats!(SessionDocument, Tombstone, SlotsDocument, NameDocument, KindDocument);
 
+/// Fields that this version does not know.
+type Later = serde_json::Map<String, serde_json::Value>;
+
+/// The most bytes of them in one document: beside them, one that is full still fits into every store (O7).
+const MAX_LATER: usize = 8 * 1024;
+
+/// Refuses more than may be kept: what cannot be kept must not be written again without it.
+fn check_later<'a>(later: impl IntoIterator<Item = &'a Later>) -> Result<(), String> {
+    let size = |later: &Later| if later.is_empty() { 0 } else { write(later).len() };
+    match later.into_iter().map(size).sum::<usize>() {
+        size if size > MAX_LATER => Err(format!("{size} bytes of fields that are not known (at most {MAX_LATER})")),
+        _ => Ok(()),
+    }
+}
+
 /// What documents of all formats have.
 #[derive(Deserialize)]
 struct Head {
@@ -123,6 +140,15 @@ fn read<T: Format>(body: &[u8]) -> Result<T, String> {
             Ok(_) | Err(_) => Err(err.to_string()),
         },
     }
+}
+
+/// No node gives an epoch above the greatest: what is stored with one is no document of ours, and would leave none for
+/// the next owner (G3).
+fn check_epoch(epoch: Epoch) -> Result<Epoch, String> {
+    if epoch > Epoch::GREATEST {
+        return Err(format!("epoch {epoch}, above {}, the greatest there is", Epoch::GREATEST));
+    }
+    Ok(epoch)
 }
 
 fn write(document: &impl Serialize) -> Bytes {
@@ -155,6 +181,9 @@ pub(crate) struct SessionDocument {
     /// The floor of epochs that its node knows.
     #[serde(default)]
     pub(crate) floor: Epoch,
+    /// Kept by whoever buries it.
+    #[serde(flatten)]
+    later: Later,
 }
 
 impl SessionDocument {
@@ -173,14 +202,17 @@ impl SessionDocument {
             taking,
             groups,
             floor,
+            later: Later::new(),
         }
     }
 
     pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
         let document: Self = read(body)?;
+        check_later([&document.later])?;
         if document.ttl_ms == 0 || Duration::from_millis(document.ttl_ms) > MAX_TTL {
             return Err(format!("a TTL of {} ms, which must be at most {MAX_TTL:?}, and some", document.ttl_ms));
         }
+        check_epoch(document.floor)?;
         Ok(document)
     }
 
@@ -221,6 +253,8 @@ pub(crate) struct SlotsDocument {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     overrides: BTreeMap<String, StoredOverride>,
     pub(crate) nonce: u64,
+    #[serde(flatten)]
+    later: Later,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,6 +263,16 @@ struct StoredOverride {
     at: Vec<u64>,
     /// Where it was asked to live.
     to: DataCenterSelector,
+    #[serde(flatten)]
+    later: Later,
+}
+
+/// Fields of a document of slots that this version does not know, by what they belong to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SlotsLater {
+    document: Later,
+    owners: BTreeMap<SessionId, Later>,
+    overrides: BTreeMap<String, Later>,
 }
 
 /// An identity that lives elsewhere than its slot.
@@ -251,11 +295,16 @@ struct StoredOwner {
     dc: DataCenterId,
     #[serde(default)]
     ttl_ms: u64,
+    #[serde(flatten)]
+    later: Later,
 }
 
 impl SlotsDocument {
     pub(crate) fn read(body: &[u8], number: u16) -> Result<Self, String> {
         let document: Self = read(body)?;
+        let (owners, overrides) = (&document.owners, document.overrides.values());
+        let parts = owners.iter().map(|owner| &owner.later).chain(overrides.map(|of| &of.later));
+        check_later(parts.chain([&document.later]))?;
         if document.slots.len() != usize::from(SLOTS_PER_DOCUMENT) {
             return Err(format!("{} slots instead of {SLOTS_PER_DOCUMENT}", document.slots.len()));
         }
@@ -268,15 +317,21 @@ impl SlotsDocument {
     }
 
     fn owner_of(&self, entry: &[u64]) -> Result<Owner, String> {
-        let [owner, epoch, rest @ ..] = entry else { return Err(format!("an entry of {} numbers", entry.len())) };
+        // By position: one more number, or another, is a later version's, and would be lost where it is written again.
+        let (owner, epoch, handed, offer) = match entry {
+            [owner, epoch] => (owner, epoch, false, 0),
+            [owner, epoch, 1] => (owner, epoch, true, 0),
+            [owner, epoch, 1, offer] => (owner, epoch, true, *offer),
+            _ => return Err(format!("an entry that is not known: {entry:?}")),
+        };
         let at = usize::try_from(*owner).map_err(|_| format!("no owner {owner}"))?;
         let owner = self.owners.get(at).ok_or_else(|| format!("no owner {owner}"))?;
         Ok(Owner {
             session: owner.session,
             data_center: owner.dc.clone(),
-            epoch: Epoch(*epoch),
-            handed: rest.first() == Some(&1),
-            offer: rest.get(1).copied().unwrap_or(0),
+            epoch: check_epoch(Epoch(*epoch))?,
+            handed,
+            offer,
             ttl_ms: owner.ttl_ms,
         })
     }
@@ -306,10 +361,32 @@ impl SlotsDocument {
     pub(crate) fn new(rows: &[Option<Owner>], overrides: &BTreeMap<String, Override>, nonce: u64) -> Self {
         let mut owners = Vec::new();
         let slots = rows.iter().map(|row| Some(entry_of(row.as_ref()?, &mut owners))).collect();
-        let stored =
-            |of: &Override, owners: &mut _| StoredOverride { at: entry_of(&of.owner, owners), to: of.to.clone() };
+        let stored = |of: &Override, owners: &mut _| {
+            let (at, to, later) = (entry_of(&of.owner, owners), of.to.clone(), Later::new());
+            StoredOverride { at, to, later }
+        };
         let overrides = overrides.iter().map(|(identity, of)| (identity.clone(), stored(of, &mut owners))).collect();
-        Self { v: FORMAT, owners, slots, overrides, nonce }
+        Self { v: FORMAT, owners, slots, overrides, nonce, later: Later::new() }
+    }
+
+    /// What was read and is not known.
+    pub(crate) fn later(&self) -> SlotsLater {
+        let some = |later: &Later| Some(later.clone()).filter(|later| !later.is_empty());
+        let owners = self.owners.iter().filter_map(|owner| Some((owner.session, some(&owner.later)?)));
+        let overrides = self.overrides.iter().filter_map(|(identity, of)| Some((identity.clone(), some(&of.later)?)));
+        SlotsLater { document: self.later.clone(), owners: owners.collect(), overrides: overrides.collect() }
+    }
+
+    /// With what was read and is not known: of the document, and of owners and overrides that are still in it.
+    pub(crate) fn with(mut self, later: &SlotsLater) -> Self {
+        self.later = later.document.clone();
+        for owner in &mut self.owners {
+            owner.later = later.owners.get(&owner.session).cloned().unwrap_or_default();
+        }
+        for (identity, of) in &mut self.overrides {
+            of.later = later.overrides.get(identity).cloned().unwrap_or_default();
+        }
+        self
     }
 
     pub(crate) fn write(&self) -> Bytes {
@@ -320,7 +397,8 @@ impl SlotsDocument {
 fn entry_of(row: &Owner, owners: &mut Vec<StoredOwner>) -> Vec<u64> {
     let known = owners.iter().position(|owner| owner.session == row.session);
     let at = known.unwrap_or_else(|| {
-        owners.push(StoredOwner { session: row.session, dc: row.data_center.clone(), ttl_ms: row.ttl_ms });
+        let (session, dc, ttl_ms) = (row.session, row.data_center.clone(), row.ttl_ms);
+        owners.push(StoredOwner { session, dc, ttl_ms, later: Later::new() });
         owners.len() - 1
     });
     let mut entry = vec![at as u64, row.epoch.0];
@@ -375,6 +453,9 @@ pub(crate) struct NameDocument {
     #[serde(default)]
     pub(crate) home: Option<DataCenterId>,
     pub(crate) nonce: u64,
+    /// Kept by whoever owns it next.
+    #[serde(flatten)]
+    later: Later,
 }
 
 mod base64 {
@@ -418,6 +499,7 @@ impl NameDocument {
             ttl_ms,
             home,
             nonce,
+            later: Later::new(),
         }
     }
 
@@ -443,6 +525,8 @@ impl NameDocument {
 
     pub(crate) fn read(document: &Document) -> Result<Self, String> {
         let read: Self = read(&document.body)?;
+        check_later([&read.later])?;
+        check_epoch(read.epoch(document.version))?;
         match document.key.unescape("n") {
             Some(name) if name == read.name => read.spec().check().map_err(|err| err.to_string()).map(|()| read),
             _ => Err(format!("it is that of {:?}", read.name)),
@@ -473,7 +557,8 @@ impl NameDocument {
     }
 }
 
-/// `k/<kind>`: the group to which a kind belongs, as the first node that served it wrote it.
+/// `k/<kind>`: the group to which a kind belongs, as the first node that served it wrote it. Never written again, so that
+/// fields that are not known are passed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KindDocument {
     v: u32,

@@ -489,6 +489,12 @@ fn log(event: &OwnershipEvent) {
         }
         OwnershipEvent::Unreadable { key, why } => tracing::warn!(key, why, "a document is left alone"),
         OwnershipEvent::NotAdopted { name, why } => tracing::warn!(name, why, "the actor of a name did not start"),
+        OwnershipEvent::NoEpochLeft { thing } => {
+            tracing::error!(?thing, greatest = %dc_core::Epoch::GREATEST, "no epoch is left: it can have no other owner");
+        }
+        OwnershipEvent::FloorRefused { floor } => {
+            tracing::error!(%floor, greatest = %dc_core::Epoch::GREATEST, "a floor above the greatest epoch is no floor");
+        }
         OwnershipEvent::MoveFailed { thing, why } => tracing::info!(?thing, why, "a hand-over was given up"),
     }
 }

@@ -114,6 +114,13 @@ pub enum OwnershipError {
         /// Why.
         why: String,
     },
+    /// The next owner would have an epoch above [`Epoch::GREATEST`](dc_core::Epoch::GREATEST), and none comes twice.
+    /// Nothing was changed, and nothing will be by asking again.
+    #[error("no epoch is left for {what}: the next would be above {}", dc_core::Epoch::GREATEST)]
+    NoEpochLeft {
+        /// What.
+        what: String,
+    },
     /// Ownership has ended on this node.
     #[error("ownership was stopped on this node")]
     Stopped,

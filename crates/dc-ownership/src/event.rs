@@ -76,6 +76,16 @@ pub enum OwnershipEvent {
         /// What it said.
         why: String,
     },
+    /// A thing has had the greatest epoch there is: no other owner can follow. Its present one goes on.
+    NoEpochLeft {
+        /// What.
+        thing: Thing,
+    },
+    /// A floor above the greatest epoch is no floor. Nothing was changed.
+    FloorRefused {
+        /// What was to be the floor.
+        floor: Epoch,
+    },
     /// A hand-over was given up; the thing stays where it was.
     MoveFailed {
         /// What.

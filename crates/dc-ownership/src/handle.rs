@@ -437,6 +437,11 @@ impl Ownership {
         self.shared.turns.load(Ordering::Acquire)
     }
 
+    /// Changes after what is known of owners has: for those who look again then.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.shared.generation.subscribe()
+    }
+
     /// How many things the sessions of `dc` own, as far as known (P8 "out").
     pub fn owned_by(&self, dc: &DataCenterId) -> usize {
         self.shared.table.owned_by(dc)

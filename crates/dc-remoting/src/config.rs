@@ -67,7 +67,7 @@ pub struct RemotingConfig {
 pub struct RemotingConfigBuilder(RemotingConfig);
 
 impl RemotingConfig {
-    /// Bytes that each message counts for beside its key, sender and payload.
+    /// Bytes that each message counts for beside its key, sender, payload, and the names of its kind and type.
     pub const MESSAGE_OVERHEAD: usize = 256;
 
     /// Largest gRPC message that is read, in bytes; what is larger closes the link.
@@ -78,6 +78,9 @@ impl RemotingConfig {
 
     /// Largest kind or message name, in bytes.
     pub const MAX_SYMBOL: usize = 1 << 10;
+
+    /// The most that a message counts for beside its payload, in bytes.
+    pub const MESSAGE_ROOM: usize = Self::MESSAGE_OVERHEAD + Self::MAX_ADDRESS + 2 * Self::MAX_SYMBOL;
 
     /// Starts from the defaults, which are stated at each setter.
     pub fn builder(system: SystemName, dc: DataCenterId, node: NodeId) -> RemotingConfigBuilder {
@@ -231,7 +234,7 @@ impl RemotingConfigBuilder {
             }
         }
         let per_address = c.max_connections_per_address.unwrap_or(3);
-        let rules: [(&str, String, bool, &str); 17] = [
+        let rules: [(&str, String, bool, &str); 19] = [
             (
                 "keepalive_timeout",
                 format!("{:?}", c.keepalive_timeout),
@@ -261,14 +264,15 @@ impl RemotingConfigBuilder {
             (
                 "link_window",
                 c.link_window.to_string(),
-                c.link_window >= c.max_payload + RemotingConfig::MAX_ADDRESS + RemotingConfig::MESSAGE_OVERHEAD
-                    && c.link_window <= 1 << 31,
-                "must hold max_payload and 65 KiB more, and be at most 2 GiB",
+                c.link_window >= c.max_payload + RemotingConfig::MESSAGE_ROOM && c.link_window <= 1 << 31,
+                "must hold max_payload and 67 KiB more, and be at most 2 GiB",
             ),
             ("pair_bytes", c.pair_bytes.to_string(), c.pair_bytes > 0, "must be above zero"),
             ("pair_messages", c.pair_messages.to_string(), c.pair_messages > 0, "must be above zero"),
             ("max_pairs", c.max_pairs.to_string(), (1..=1 << 24).contains(&c.max_pairs), "must be 1 to 16,777,216"),
             ("max_asks", c.max_asks.to_string(), (1..=1 << 24).contains(&c.max_asks), "must be 1 to 16,777,216"),
+            ("max_waiting", c.max_waiting.to_string(), c.max_waiting > 0, "must be above zero"),
+            ("max_symbols", c.max_symbols.to_string(), c.max_symbols <= 1 << 20, "must be at most 1,048,576"),
             ("max_peers", c.max_peers.to_string(), c.max_peers > 0, "must be above zero"),
             ("max_connections", c.max_connections.to_string(), c.max_connections >= 3, "must be at least 3"),
             ("max_connections_per_address", per_address.to_string(), per_address >= 3, "must be at least 3"),
@@ -320,6 +324,8 @@ mod tests {
         assert_eq!(field(builder().pair_messages(0)), "pair_messages");
         assert_eq!(field(builder().max_pairs(0)), "max_pairs");
         assert_eq!(field(builder().max_asks(0)), "max_asks");
+        assert_eq!(field(builder().max_waiting(0)), "max_waiting");
+        assert_eq!(field(builder().max_symbols(2 << 20)), "max_symbols");
         assert_eq!(field(builder().max_peers(0)), "max_peers");
         assert_eq!(field(builder().max_connections(2)), "max_connections");
         assert_eq!(field(builder().max_connections_per_address(2)), "max_connections_per_address");

@@ -31,6 +31,21 @@ impl fmt::Debug for PeerIdentity {
     }
 }
 
+/// A node as a peer's tables know it: with TLS, its certificate vouches for the datacenter, and for where it takes links
+/// if it names that. The id is only claimed, so that it counts for nothing without the others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PeerKey {
+    pub(crate) dc: DataCenterId,
+    pub(crate) advertised: Endpoint,
+    pub(crate) node: NodeId,
+}
+
+impl PeerIdentity {
+    pub(crate) fn key(&self) -> PeerKey {
+        PeerKey { dc: self.dc.clone(), advertised: self.advertised.clone(), node: self.node }
+    }
+}
+
 /// Where a peer is, and who it is expected to be.
 ///
 /// A part that is `None` matches anyone. All targets at one endpoint share one link.

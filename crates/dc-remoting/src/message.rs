@@ -130,7 +130,9 @@ pub struct Message {
 impl Message {
     /// What this message counts for against byte credits, alike at both ends.
     pub(crate) fn cost(&self) -> u32 {
-        let bytes = self.payload.len() + self.key.len() + self.from.len() + crate::RemotingConfig::MESSAGE_OVERHEAD;
+        let names = self.kind.len() + self.message.len();
+        let address = self.key.len() + self.from.len();
+        let bytes = self.payload.len() + address + names + crate::RemotingConfig::MESSAGE_OVERHEAD;
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 }

@@ -1,11 +1,15 @@
 //! A peer as its users hold it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
 use crate::{
-    Answer, LinkError, Pair, PeerIdentity, PeerTarget, ServiceId,
+    Answer, LinkError, LinkEvent, Pair, PeerIdentity, PeerTarget, ServiceId,
     outbound::{Lane, Link, Out, Waiting, ask_pair},
     remoting::Shared,
     slot::{Slot, State},
@@ -148,11 +152,17 @@ impl Peer {
         if self.expects(&link.identity) {
             return Ok(link);
         }
-        Err(LinkError::WrongPeer {
-            endpoint: self.0.target.endpoint.clone(),
-            found_node: link.identity.node,
-            found_dc: link.identity.dc.clone(),
-        })
+        let endpoint = self.0.target.endpoint.clone();
+        let (found_node, found_dc) = (link.identity.node, link.identity.dc.clone());
+        let elsewhere = self.0.target.dc.as_ref().is_some_and(|dc| *dc != found_dc);
+        let error = LinkError::WrongPeer { endpoint: endpoint.clone(), found_node, found_dc };
+        // Another run of the same node is nothing new; another datacenter where one is expected is, once for a link.
+        if elsewhere && !link.told_wrong.swap(true, Ordering::AcqRel) {
+            tracing::warn!(peer = ?link.identity, %error, "another datacenter answers than the one expected");
+            crate::measure::refused("wrong_peer");
+            self.shared().event(LinkEvent::DialFailed { endpoint, error: error.clone() });
+        }
+        Err(error)
     }
 
     pub(crate) fn overloaded(&self, what: &'static str) -> LinkError {

@@ -14,6 +14,9 @@ pub(crate) const TOO_MANY: &str = "multidc: too many connections";
 /// What a dialler is told, as a status, whose node has as many links as it may have.
 pub(crate) const TOO_MANY_LINKS: &str = "this node takes no more links of that one";
 
+/// What a dialler is told whose earlier links left too much behind that is still held here.
+pub(crate) const TOO_MUCH_HELD: &str = "this node still holds too much of what came over earlier links of that one";
+
 /// HTTP/2 error codes.
 #[cfg(feature = "tls")]
 pub(crate) const INADEQUATE_SECURITY: u8 = 0xc;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dc_core::{Endpoint, NodeId, SharedClock, StoreId};
+use dc_core::{Endpoint, SharedClock, StoreId};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     LinkEvent, Network, PROTOCOL, Peer, PeerIdentity, PeerTarget, RemotingConfig, Services, StartError,
-    inbound::{InLink, Places, serve_connections},
+    identity::PeerKey,
+    inbound::{InLink, Lingering, Places, serve_connections},
     network::Entrance,
     slot::{SHUT_DOWN, Slot, State},
 };
@@ -41,7 +42,9 @@ pub(crate) struct Shared {
     pub(crate) network: Option<Arc<dyn Network>>,
     pub(crate) runtime: runtime::Handle,
     pub(crate) slots: Mutex<HashMap<Endpoint, Arc<Slot>>>,
-    pub(crate) inbound: Mutex<HashMap<(NodeId, u128), Arc<InLink>>>,
+    pub(crate) inbound: Mutex<HashMap<(PeerKey, u128), Arc<InLink>>>,
+    /// Links that ended while this node still holds some of what came over them.
+    pub(crate) lingering: Lingering,
     pub(crate) places: Arc<Places>,
     /// Cancelled when no further connections are taken.
     pub(crate) accepting: CancellationToken,
@@ -115,6 +118,8 @@ pub struct Taken {
     pub handshaking: usize,
     /// Links that others dialled.
     pub links: usize,
+    /// Links that ended while this node still holds messages or asks that came over them.
+    pub lingering: usize,
 }
 
 struct Owner {
@@ -233,6 +238,7 @@ impl Remoting {
             runtime: runtime::Handle::current(),
             slots: Mutex::default(),
             inbound: Mutex::default(),
+            lingering: Lingering::default(),
             accepting: CancellationToken::new(),
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -262,7 +268,7 @@ impl Remoting {
     pub fn taken(&self) -> Taken {
         let shared = &self.0.shared;
         let (connections, handshaking) = shared.places.counts();
-        Taken { connections, handshaking, links: shared.inbound.lock().len() }
+        Taken { connections, handshaking, links: shared.inbound.lock().len(), lingering: shared.lingering.count() }
     }
 
     /// The services that links serve.
@@ -389,7 +395,7 @@ pub async fn bind_one_port(address: SocketAddr) -> io::Result<(TcpListener, UdpS
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use dc_core::{DataCenter, SystemClock, SystemName};
+    use dc_core::{DataCenter, NodeId, SystemClock, SystemName};
 
     use super::*;
     use crate::{Incoming, Message, Receiver, Undelivered};

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    LinkEvent,
+    LinkError, LinkEvent,
     outbound::{Link, dial},
     slot::{Slot, supervise},
     tls::{Validity, now},
@@ -75,9 +75,19 @@ pub(crate) async fn successor(slot: &Slot, link: &Link) -> Arc<Link> {
     let early = term.early();
     // Not all links of a node at once.
     wait(term, early.mul_f64(0.5 + shared.random_unit() / 2.0)).await;
+    let mut told = None;
     while !term.left().is_zero() {
-        if let Some(fresh) = try_again(slot, link, term).await {
-            return fresh;
+        match try_again(slot, link, term).await {
+            Ok(Some(fresh)) => return fresh,
+            Ok(None) => {}
+            Err(error) if told.as_ref() == Some(&error) => {
+                tracing::debug!(endpoint = %slot.endpoint, %error, "a link still cannot be replaced");
+            }
+            Err(error) => {
+                tracing::warn!(endpoint = %slot.endpoint, %error, "a link whose certificate is about to expire cannot be replaced yet");
+                shared.event(LinkEvent::DialFailed { endpoint: slot.endpoint.clone(), error: error.clone() });
+                told = Some(error);
+            }
         }
         tokio::time::sleep((early / 8).clamp(Duration::from_millis(200), SLICE)).await;
     }
@@ -89,26 +99,20 @@ pub(crate) async fn successor(slot: &Slot, link: &Link) -> Arc<Link> {
     std::future::pending().await
 }
 
-async fn try_again(slot: &Slot, link: &Link, term: Term) -> Option<Arc<Link>> {
+/// A link with a later end, if there is one to be had.
+async fn try_again(slot: &Slot, link: &Link, term: Term) -> Result<Option<Arc<Link>>, LinkError> {
     let shared = &slot.shared;
-    let own = shared.tls.as_ref()?.current().own.validity.not_after;
-    if term.own && own < term.end {
+    let Some(tls) = &shared.tls else { return Ok(None) };
+    if term.own && tls.current().own.validity.not_after < term.end {
         // Dialling again would bring nothing else.
-        return None;
+        return Ok(None);
     }
-    match dial(shared, &slot.endpoint).await {
-        Ok(fresh) if fresh.identity.node == link.identity.node && fresh.term.is_some_and(|new| new.end > term.end) => {
-            Some(fresh)
-        }
-        Ok(same) => {
-            same.say_goodbye("the certificates are still the same").await;
-            None
-        }
-        Err(error) => {
-            tracing::debug!(endpoint = %slot.endpoint, %error, "a link cannot be replaced yet");
-            None
-        }
+    let fresh = dial(shared, &slot.endpoint).await?;
+    if fresh.identity.key() == link.identity.key() && fresh.term.is_some_and(|new| new.end > term.end) {
+        return Ok(Some(fresh));
     }
+    fresh.say_goodbye("the certificates are still the same").await;
+    Ok(None)
 }
 
 async fn quiet(link: &Link) {

@@ -24,7 +24,7 @@ use multidc::{
 )]
 struct Args {
     /// The control plane's URL.
-    #[arg(long, env = "MULTIDC_CONTROL_PLANE", global = true, value_name = "URL")]
+    #[arg(long, env = "MULTIDC_CONTROL_PLANE", hide_env_values = true, global = true, value_name = "URL")]
     control_plane: Option<String>,
     /// Print JSON instead of a table: one document, or one a line for `watch`.
     #[arg(long, global = true)]

@@ -163,8 +163,13 @@ impl<'a> Query<'a> {
     }
 
     fn end(self) -> Result<(), Invalid> {
+        let hidden = self.url.rsplit_once('@').is_some_and(|(before, _)| before.contains('?'));
         match self.options.keys().next() {
             None => Ok(()),
+            // It may be the end of a password.
+            Some(_) if hidden => {
+                Err(refuse(self.url, "must write a `?` in a user or password as %3F; or an option is not known"))
+            }
             Some(key) => Err(refuse(self.url, &format!("option `{key}` is not known for this control plane"))),
         }
     }
@@ -363,6 +368,8 @@ mod tests {
         assert!(nats_config("tls://me:s3cret@a,b?inbox_prefix=_INBOX_me").is_ok());
         assert_eq!(nats_config("nats://a?inbox_prefix=a.*").unwrap_err().field, "inbox prefix");
         assert!(!nats_config("nats://a?token=s3cret").unwrap_err().to_string().contains("s3cret"));
+        let err = nats_config("nats://me:s3?cret=1@a").unwrap_err();
+        assert!(err.rule.contains("%3F") && !err.to_string().contains("cret=") && !err.rule.contains("cret"), "{err}");
     }
 
     #[cfg(feature = "memory")]

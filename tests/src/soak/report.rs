@@ -361,7 +361,7 @@ in its file. The checker compares both sides of each message for 45 s and then f
 | G1 | one message handled by two activations; two activations of a grain at work at once, later than 11 s after the last fault or change of members or tables |
 | G2 | two activations of a global grain or name at work at once, at any time, whatever is being done to the system |
 | A2, D6, healing | a name that leads to another actor, or never becomes free; a node that does not leave in order; a node or name that is not reached after the faults |
-| memory, files, tasks, actors | a curve that grows: over the last two thirds of the process's life, in quiet times, its Theil-Sen slope exceeds both a least and a share of the median (memory 8 MiB and 10 %, files 16 and 10 %, tasks 60 and 15 %, actors 60 and 25 %; half of the median in a process that lived less than a tenth as long as the longest: waves of work are as long as that), and each third lies above the one before |
+| memory, files, tasks, actors | a curve that grows: over the last two thirds of the process's life, in quiet times, its Theil-Sen slope exceeds both a least and a share of the median (memory 8 MiB and 10 %, files 16 and 10 %, tasks 60 and 15 %, actors 60 and 25 %; half of the median in a process that lived less than a tenth as long as the longest: waves of work are as long as that), and each third lies above the one before; the driver's memory also for each message that its checker holds |
 | crash | a node that ends by itself |
 
 That it can fail is tested: `tests/tests/system/soak.rs` plants faults in nodes (messages handled twice, lost, dropped,

@@ -62,6 +62,8 @@ pub struct Life {
     pub run: u32,
     /// The figures, in order of time, each with the run's second.
     pub curves: BTreeMap<Figure, Vec<Point>>,
+    /// Messages that it has to hold, as its memory was sampled; of the driver only.
+    pub held: Vec<Point>,
 }
 
 /// What was said of one curve.
@@ -84,12 +86,17 @@ pub struct Judged {
 impl Life {
     /// A process that begins.
     pub fn new(slot: Option<usize>, run: u32) -> Self {
-        Self { slot, run, curves: BTreeMap::new() }
+        Self { slot, run, curves: BTreeMap::new(), held: Vec::new() }
     }
 
     /// Adds a sample.
     pub fn add(&mut self, figure: Figure, at: f64, value: f64, quiet: bool) {
         self.curves.entry(figure).or_default().push(Point { at, value, quiet });
+    }
+
+    /// Adds how many messages it has to hold.
+    pub fn add_held(&mut self, at: f64, messages: usize, quiet: bool) {
+        self.held.push(Point { at, value: messages as f64, quiet });
     }
 
     /// Adds what the operating system says of the process; nothing if it is gone.
@@ -120,7 +127,8 @@ impl Life {
     }
 
     /// Applies the rule to each curve; `longest`: the longest life of the run, in seconds. The driver's curves begin once
-    /// it forgets what it followed first.
+    /// it forgets what it followed first, and its memory grows only if it does for each message that it holds, too: it
+    /// holds those of a fixed time, which are more when the machine does more.
     pub fn judge(&self, longest: f64) -> Vec<Judged> {
         let is_short = self.seconds() < longest * SHORT;
         let fills = if self.slot.is_none() { (WINDOW / SECOND) as f64 + FORGETS } else { 0.0 };
@@ -130,16 +138,35 @@ impl Life {
             values.sort_by(f64::total_cmp);
             let limit = figure.limit();
             let limit = if is_short { limit.of_a_short_life() } else { limit };
+            let mut verdict = full(curve).map_or(Verdict::TooShort, |from| judge(&curve[from..], limit));
+            if *figure == Figure::Memory && matches!(verdict, Verdict::Grows(_)) && !self.held.is_empty() {
+                let held_alike = self.as_if_held_alike(curve);
+                verdict = full(&held_alike).map_or(verdict, |from| judge(&held_alike[from..], limit));
+            }
             Judged {
                 who: self.who(),
                 figure: *figure,
-                verdict: full(curve).map_or(Verdict::TooShort, |from| judge(&curve[from..], limit)),
+                verdict,
                 seconds: span(curve),
                 median: values[values.len() / 2],
                 most: values[values.len() - 1],
             }
         });
         judged.collect()
+    }
+
+    /// The curve as it would be if as many messages had been held at all times, and each took its share of the whole.
+    fn as_if_held_alike(&self, curve: &[Point]) -> Vec<Point> {
+        let mut counts: Vec<_> = self.held.iter().map(|held| held.value).collect();
+        counts.sort_by(f64::total_cmp);
+        let median = counts[counts.len() / 2];
+        let mut held = self.held.iter().peekable();
+        let scaled = curve.iter().filter_map(|point| {
+            while held.next_if(|held| held.at < point.at).is_some() {}
+            let held = held.peek().filter(|held| held.at == point.at && held.value > 0.0)?;
+            Some(Point { value: point.value * median / held.value, ..*point })
+        });
+        scaled.collect()
     }
 }
 
@@ -185,6 +212,27 @@ mod tests {
         let verdict = |longest| life.judge(longest)[0].verdict;
         assert!(matches!(verdict(600.0), Verdict::Grows(_)), "a tenth of the run");
         assert!(matches!(verdict(3_615.0), Verdict::Flat(_)));
+    }
+
+    /// The driver of five minutes; what it holds and its memory, by the second.
+    fn driver(held: impl Fn(u32) -> u32, memory: impl Fn(u32) -> f64) -> Verdict {
+        let mut life = Life::new(None, 1);
+        for at in 0..300 {
+            life.add(Figure::Memory, f64::from(at), memory(at), true);
+            life.add_held(f64::from(at), held(at) as usize, true);
+        }
+        life.judge(0.0)[0].verdict
+    }
+
+    #[test]
+    fn a_driver_that_holds_more_messages_may_take_more() {
+        let held = |at| 1_000_000 + 2_500 * at;
+        let memory = |at| 30.0 + f64::from(held(at)) / 8_000.0;
+        assert!(matches!(driver(held, memory), Verdict::Flat(_)));
+        let leaks = |at| memory(at) + f64::from(at);
+        assert!(matches!(driver(held, leaks), Verdict::Grows(_)), "more than they take");
+        assert!(matches!(driver(|_| 1_000_000, memory), Verdict::Grows(_)), "what it holds does not grow");
+        assert!(matches!(driver(|at| 2_000_000 - 2_500 * at, |_| 150.0), Verdict::Flat(_)), "memory is kept");
     }
 
     #[test]

@@ -191,6 +191,7 @@ impl Watch {
             let recent = std::mem::take(&mut judge.recent);
             Second { at, open, p99_ms: times.quantile(0.99) / 1000.0, ..recent }
         };
+        let held = second.open;
         self.seconds.lock().push(second);
         if !self.sampling.load(Ordering::Relaxed) {
             return;
@@ -200,7 +201,10 @@ impl Watch {
         let mut lives = self.lives.lock();
         for life in lives.iter_mut() {
             match life.slot {
-                None => life.add_system(std::process::id(), at, quiet),
+                None => {
+                    life.add_system(std::process::id(), at, quiet);
+                    life.add_held(at, held, quiet);
+                }
                 Some(_) => {
                     if let Some(pid) = pids.get(&life.run) {
                         life.add_system(*pid, at, quiet);

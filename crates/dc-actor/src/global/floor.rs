@@ -19,6 +19,10 @@ use crate::{
 /// How long a node may take to say what it remembers.
 const QUESTION: Duration = Duration::from_secs(2);
 
+/// How far above all that this node remembers another's answer may be. No store goes through so many versions in the
+/// life of a system, and a lie costs no more of the epochs that there are.
+const ABOVE: u64 = 1 << 40;
+
 /// Tells on what happens to ownership, for as long as the node runs.
 pub(crate) async fn tell_events(system: WeakSystem, mut events: Receiver<OwnershipEvent>) {
     loop {
@@ -52,6 +56,8 @@ fn name(event: &OwnershipEvent) -> &'static str {
         OwnershipEvent::Unreadable { .. } => "unreadable",
         OwnershipEvent::NotAdopted { .. } => "not_adopted",
         OwnershipEvent::MoveFailed { .. } => "move_failed",
+        OwnershipEvent::NoEpochLeft { .. } => "no_epoch_left",
+        OwnershipEvent::FloorRefused { .. } => "floor_refused",
         _ => "other",
     }
 }
@@ -64,24 +70,56 @@ async fn ask_for_floor(node: Arc<Node>) {
         let snapshot = node.table().snapshot();
         nodes.extend(snapshot.iter().flat_map(|entry| entry.endpoints()).map(|at| (at.node, at.endpoint.clone())));
     }
+    let Some(global) = node.try_global() else { return };
+    // Taken once: no answer makes a higher one believable.
+    let own = global.ownership.remembered_floor();
     let mut asked: FuturesUnordered<_> = nodes
         .into_iter()
         .filter(|(id, _)| *id != node.id())
         .map(|(id, endpoint)| {
             let peer = node.peer(&endpoint, id);
-            async move { peer.call_for_answer(wire::FLOOR, Bytes::new(), QUESTION).await.ok() }
+            async move { (id, peer.call_for_answer(wire::FLOOR, Bytes::new(), QUESTION).await.ok()) }
         })
         .collect();
-    while let Some(answer) = asked.next().await {
+    while let Some((from, answer)) = asked.next().await {
         let place = answer.and_then(|answer| wire::read_answer(answer.status, answer.body).ok());
-        if let (Some(place), Some(global)) = (place, node.try_global()) {
-            global.ownership.set_floor(Epoch(place.epoch));
+        let Some(floor) = place.map(|place| Epoch(place.epoch)) else { continue };
+        if is_believable(floor, own) {
+            global.ownership.set_floor(floor);
+        } else {
+            tracing::error!(from = %from.short(), %floor, %own, "an epoch that no node can remember: not believed");
         }
     }
+}
+
+/// Whether another node can remember this, where this one remembers `own`.
+fn is_believable(floor: Epoch, own: Epoch) -> bool {
+    floor <= own.after(ABOVE).unwrap_or(Epoch::GREATEST)
 }
 
 /// Answers a node whose store lost data.
 pub(crate) fn asked_for_floor(node: &Arc<Node>) -> Result<Place, Error> {
     let global = node.global(|| "an epoch".into())?;
     Ok(Place { epoch: global.ownership.remembered_floor().0, ..Place::none() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g3_a_floor_that_no_node_can_remember_is_not_believed() {
+        for (floor, own, believed) in [
+            (0, 0, true),
+            (5, 7_000_000, true),
+            (7_000_000_000, 5, true),
+            (ABOVE + 5, 5, true),
+            (ABOVE + 6, 5, false),
+            (u64::MAX, 5, false),
+            (Epoch::GREATEST.0, Epoch::GREATEST.0 - 1, true),
+            (Epoch::GREATEST.0 + 1, Epoch::GREATEST.0 - 1, false),
+        ] {
+            assert_eq!(is_believable(Epoch(floor), Epoch(own)), believed, "{floor} where {own} is remembered");
+        }
+    }
 }

@@ -4,7 +4,8 @@
 //! and how a message finds the present owner. Must not know how ownership is decided.
 //!
 //! Reading order: [`Global`] (what a node has of it), [`standing`] (what runs under which title), [`names`], [`slots`],
-//! [`orders`] (what the driver asks), [`moves`] (handing over), [`landing`] (taking over in good order), [`placing`].
+//! [`orders`] (what the driver asks), [`moves`] (handing over), [`offers`] and [`landing`] (taking over in good order),
+//! [`placing`].
 
 mod floor;
 mod heard;
@@ -12,6 +13,7 @@ mod intent;
 mod landing;
 mod moves;
 mod names;
+mod offers;
 mod orders;
 mod placing;
 mod slots;
@@ -37,9 +39,10 @@ pub(crate) use self::{
     floor::{asked_for_floor, tell_events},
     heard::deliver,
     intent::follow_intent,
-    landing::{asked_to_take, landed, may_move},
+    landing::landed,
     moves::{Carrier, arrived_late},
     names::{Wanted, asked_to_find, locate as locate_name, spawn_here},
+    offers::asked_to_take,
     orders::follow,
     placing::asked_to_place,
     slots::{asked_to_activate, locate as locate_grain},
@@ -86,6 +89,13 @@ impl From<Location> for Located {
         Self { at, epoch: 0 }
     }
 }
+
+/// How long a question waits here for what its asker may know before this node does: that it is the owner, or its title.
+/// Longer than a watch lags. Whoever is told too early looks again.
+const AHEAD: Duration = Duration::from_secs(5);
+
+/// The longest time that any question for something global is worked on, however long its asker would wait.
+const LONGEST_QUESTION: Duration = Duration::from_secs(60);
 
 /// Names found at most; beyond, all are forgotten and found again.
 const MAX_FOUND: usize = 65_536;

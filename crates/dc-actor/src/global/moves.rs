@@ -22,7 +22,7 @@ use dc_remoting::{Message, Pair, Symbol};
 use futures::{FutureExt, future::try_join_all};
 use tokio::sync::oneshot;
 
-use super::{Global, Located, Owner, label, landing, names, slots, standing::Move};
+use super::{Global, Located, Owner, label, names, offers, slots, standing::Move};
 use crate::{
     error::Error,
     events::Event,
@@ -176,7 +176,7 @@ pub(super) fn resume(node: &Arc<Node>, global: &Global, thing: &Thing, moving: &
         let mut held = moving.held.lock();
         let Some(waited) = held.take() else { return };
         for Held { incoming, .. } in waited {
-            late.extend(super::deliver(node, incoming, true).err());
+            late.extend(super::deliver(node, None, incoming, true).err());
         }
         cells.iter().filter_map(part).for_each(Title::resume);
         cells.iter().for_each(|cell| cell.core().gate.release());
@@ -216,7 +216,7 @@ pub(crate) fn arrived_late(node: &Arc<Node>, incoming: Incoming) {
         return refuse(node, incoming, &thing, Error::Overloaded { what });
     }
     // It may have been resumed in between.
-    if let Err(incoming) = super::deliver(node, incoming, false) {
+    if let Err(incoming) = super::deliver(node, None, incoming, false) {
         grain::redirect(node, incoming);
     }
 }
@@ -346,8 +346,8 @@ impl Transfer for Carrier {
     async fn offer(&self, to: &Holder, thing: &Thing, epoch: Epoch, state: Vec<(String, Bytes)>) -> Result<(), String> {
         let node = self.system.node().ok_or("the system has ended")?;
         let peer = node.peer_of(&to.data_center, &to.endpoint, to.node);
-        for body in landing::offers(thing, epoch.0, state) {
-            landing::may_move(&node, &to.data_center, &body).map_err(|err| err.to_string())?;
+        for body in offers::offers(thing, epoch.0, state) {
+            offers::may_move(&node, &to.data_center, thing, &body.states).map_err(|err| err.to_string())?;
             let answer = peer.call_for_answer(wire::OFFER, wire::write(&body), QUESTION).await;
             let answer = answer.map_err(|err| err.to_string())?;
             wire::read_answer(answer.status, answer.body).map_err(|err| err.to_string())?;

@@ -15,7 +15,7 @@ use dc_ownership::{
     title::{NotOwner, Title},
 };
 
-use super::{Global, Located, Owner, ownership_error, spawns::Begun};
+use super::{AHEAD, Global, LONGEST_QUESTION, Located, Owner, ownership_error, spawns::Begun};
 use crate::{
     error::{Error, NewOwner},
     grain::NotFound,
@@ -270,18 +270,18 @@ pub(crate) async fn asked_to_find(node: &Arc<Node>, body: FindBody, left: Durati
     if body.epoch > global.epoch(&thing).unwrap_or_default() {
         node.heard_of(thing, body.epoch);
     }
+    let left = left.min(LONGEST_QUESTION);
     let until = node.clock().now() + left;
-    let (cell, request) = here(node, &global, &body.name, body.epoch, until, body.forwarded).await?;
+    let found = here(node, &global, &body.name, body.epoch, until, body.forwarded);
+    let late = |_| Error::Timeout { to: format!("the global name {:?}", body.name), after: left, not_run: true };
+    let (cell, request) = tokio::time::timeout(left, found).await.map_err(late)??;
     let core = cell.core();
     let epoch = core.owned.as_ref().map(|owned| owned.title.epoch().0).unwrap_or_default();
     let same_request = request != 0 && body.request.as_ref() == request.to_be_bytes();
     Ok(Place { epoch, same_request, ..Place::at(core.kind, &node.location(core.number)) })
 }
 
-/// How often an actor that is about to be started here is looked for.
-const ADOPTED: Duration = Duration::from_millis(10);
-
-/// The actor of a name that this node owns, once it has started; under `asked` at least, if that comes in time.
+/// The actor of a name that this node owns, once it has started; under `asked` at least, if that comes soon.
 async fn here(
     node: &Arc<Node>,
     global: &Global,
@@ -291,7 +291,12 @@ async fn here(
     forwarded: bool,
 ) -> Result<(Arc<dyn AnyCell>, u128), Error> {
     let thing = Thing::Name(name.to_owned());
+    let until = until.min(node.clock().now() + AHEAD);
+    let mut news = global.ownership.news();
     loop {
+        // Before the look: what changes after this is looked at again.
+        news.mark_unchanged();
+        let start = global.standing.next_start();
         if let Some(moving) = global.standing.moving(&thing) {
             moving.over.wait().await;
         }
@@ -310,13 +315,21 @@ async fn here(
         let mine = known.as_ref().and_then(|entry| entry.holder.as_ref()).is_some_and(|held| held.node == node.id());
         // Who asks may be ahead: the hand-over to this node has not been seen here yet.
         let behind = known.as_ref().is_none_or(|entry| entry.epoch.0 < asked);
-        if !(mine || behind) || node.clock().now() >= until {
+        let left = until.saturating_duration_since(node.clock().now());
+        if !(mine || behind) || left.is_zero() {
             let epoch = known.as_ref().map_or(0, |entry| entry.epoch.0);
             let newer = known.filter(|_| !mine).and_then(|entry| Some(super::new_owner(entry.holder?, entry.epoch)));
             return Err(Error::NotOwner { actor: format!("the global name {name:?}"), epoch, newer, not_run: true });
         }
         // It is about to be adopted, or its title to be confirmed.
-        tokio::time::sleep(ADOPTED).await;
+        let change = async {
+            tokio::select! {
+                _ = news.changed() => {}
+                () = start => {}
+            }
+        };
+        // An Err is the time that has passed.
+        let _ = tokio::time::timeout(left, change).await;
     }
 }
 

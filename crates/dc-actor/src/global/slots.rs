@@ -15,7 +15,7 @@ use dc_ownership::{
 };
 use tracing::Instrument;
 
-use super::{Global, Located, Owner, ownership_error};
+use super::{AHEAD, Global, LONGEST_QUESTION, Located, Owner, ownership_error};
 use crate::{
     error::{Error, NewOwner},
     events::Event,
@@ -28,9 +28,6 @@ use crate::{
 
 /// The longest time that one question for a grain may take, so that another owner can be asked.
 const ONE_QUESTION: Duration = Duration::from_secs(3);
-
-/// How often a title that is about to be confirmed is looked for.
-const CONFIRMED: Duration = Duration::from_millis(10);
 
 /// A global grain, by what it is owned as.
 pub(super) struct Identity<'a> {
@@ -131,7 +128,7 @@ pub(super) async fn ask(node: &Arc<Node>, owner: &Owner, body: GrainBody, left: 
 pub(crate) async fn asked_to_activate(node: &Arc<Node>, body: GrainBody, left: Duration) -> Result<Place, Error> {
     let (kind, id) = grain::known(node, &body)?;
     Identity::of(node, kind, &id)?.hear_of(node, Epoch(body.epoch));
-    let found = activate(node, kind, &id, body.epoch, left, body.forwarded).await?;
+    let found = activate(node, kind, &id, body.epoch, left.min(LONGEST_QUESTION), body.forwarded).await?;
     Ok(Place { epoch: found.epoch, ..Place::at(kind, &found.at) })
 }
 
@@ -215,7 +212,11 @@ async fn activate_here(
 /// The title to a grain, or its slot, of this node, under `asked` at least, and whether it is to the grain alone;
 /// waits a little where it is about to be confirmed.
 async fn title(node: &Arc<Node>, grain: &Identity<'_>, asked: u64, until: Instant) -> Result<(Title, bool), Error> {
+    let until = until.min(node.clock().now() + AHEAD);
+    let mut news = grain.global.ownership.news();
     loop {
+        // Before the look: what changes after this is looked at again.
+        news.mark_unchanged();
         if let Some(found) = grain.title().filter(|(title, _)| title.epoch().0 >= asked) {
             return Ok(found);
         }
@@ -225,11 +226,13 @@ async fn title(node: &Arc<Node>, grain: &Identity<'_>, asked: u64, until: Instan
             None => (false, 0),
         };
         // Who asks may be ahead: the hand-over to this node has not been seen here yet.
-        if !(mine || epoch < asked) || node.clock().now() >= until {
+        let left = until.saturating_duration_since(node.clock().now());
+        if !(mine || epoch < asked) || left.is_zero() {
             let newer = owner.filter(|_| !mine).map(|(holder, epoch)| super::new_owner(holder, epoch));
             return Err(Error::NotOwner { actor: grain.text.clone(), epoch, newer, not_run: true });
         }
-        tokio::time::sleep(CONFIRMED).await;
+        // An Err is the time that has passed.
+        let _ = tokio::time::timeout(left, news.changed()).await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use dc_ownership::order::{Holder, Thing};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, SetOnce};
+use tokio::sync::{Notify, SetOnce, futures::Notified};
 
 use super::moves::Held;
 use crate::host::AnyCell;
@@ -203,6 +203,11 @@ impl Standing {
                 state.moving = None;
             }
         });
+    }
+
+    /// Ends when anything that was starting runs, or has failed to, from this call on.
+    pub(super) fn next_start(&self) -> Notified<'_> {
+        self.started.notified()
     }
 
     fn starts(&self, thing: &Thing) -> bool {

@@ -29,8 +29,17 @@ pub(super) fn directory_key(kind: &str, id: &str) -> String {
     format!("g/{}", identity(kind, id))
 }
 
-/// Answers a node of this datacenter that takes this one for the place of the grain.
-pub(crate) async fn asked_to_activate(node: &Arc<Node>, body: GrainBody, left: Duration) -> Result<Place, Error> {
+/// Answers a node of this datacenter that takes this one for the place of the grain. Others ask for a grain, and its
+/// datacenter decides where it is: in another one, or on another node, it could be active twice.
+pub(crate) async fn asked_to_activate(
+    node: &Arc<Node>,
+    who: &DataCenterId,
+    body: GrainBody,
+    left: Duration,
+) -> Result<Place, Error> {
+    if who != node.data_center().id() {
+        return Err(node.unauthorized(who, format!("choose the node of a {:?}", body.kind)));
+    }
     let (kind, id) = locate::known(node, &body)?;
     activate(node, kind, &id, left).await.map(|at| Place::at(kind, &at))
 }

@@ -191,11 +191,6 @@ impl Grains {
         }
     }
 
-    /// The holder said that it is not there.
-    pub(crate) fn forget_actor(&self, node: NodeId, actor: u64) {
-        self.elsewhere.lock().retain(|_, found| (found.at.node, found.at.actor) != (node, actor));
-    }
-
     /// Keeps only what `alive` still knows.
     pub(crate) fn retain(&self, alive: impl Fn(&Location) -> bool) {
         self.elsewhere.lock().retain(|_, found| alive(&found.at));

@@ -188,7 +188,7 @@ async fn forward(node: &Arc<Node>, found: &Located, pair: Option<&Pair>, mut inc
             }
         }
         None => {
-            if let Err(incoming) = global::deliver(node, incoming, false) {
+            if let Err(incoming) = global::deliver(node, None, incoming, false) {
                 let error = Error::not_found(label(&incoming.message));
                 dead(node, &incoming.message, error.clone());
                 return Err(error);

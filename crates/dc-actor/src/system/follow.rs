@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use dc_cache::TableEvent;
 use dc_cluster::{ClusterEvent, Eviction};
-use dc_core::{DataCenterId, NodeId};
+use dc_core::{DataCenterId, snapshot::Entry};
 use dc_remoting::{LinkError, LinkEvent};
 use tokio::sync::{
     broadcast::{Receiver, error::RecvError},
@@ -12,7 +12,7 @@ use tokio::sync::{
 };
 
 use super::{WeakSystem, node::Node};
-use crate::events::Event;
+use crate::{events::Event, peers::PeerId, reference::Location};
 
 /// Starts all followers of a node.
 pub(super) fn all(node: &Arc<Node>, of_cluster: Receiver<ClusterEvent>) {
@@ -76,28 +76,31 @@ async fn table(system: WeakSystem, mut events: Receiver<TableEvent>) {
 
 /// Notes when the set of possible homes changes, and forgets places on nodes that are no longer listed.
 fn follow_homes(node: &Arc<Node>, homes: &mut HashSet<DataCenterId>) {
-    let (now, nodes): (HashSet<DataCenterId>, HashSet<NodeId>) = {
+    let (now, nodes): (HashSet<DataCenterId>, HashSet<PeerId>) = {
         let snapshot = node.table().snapshot();
-        let nodes = snapshot.homes().flat_map(|entry| entry.endpoints()).map(|endpoint| endpoint.node).collect();
-        (snapshot.homes().map(|entry| entry.id().clone()).collect(), nodes)
+        (snapshot.homes().map(|entry| entry.id().clone()).collect(), snapshot.homes().flat_map(nodes_of).collect())
     };
-    let own = node.view();
-    let alive = |id: NodeId| nodes.contains(&id) || own.member(id).is_some();
-    node.names().retain(|at| alive(at.node));
-    node.grains().retain(|at| alive(at.node));
+    let (own, view) = (node.data_center().id(), node.view());
+    let alive = |at: &Location| nodes.contains(&PeerId::from(at)) || (at.dc == *own && view.member(at.node).is_some());
+    node.names().retain(alive);
+    node.grains().retain(alive);
     if now != *homes {
         *homes = now;
         node.grains().homes_changed();
     }
 }
 
-/// Forgets what nodes watch here that no datacenter lists any more.
-fn forget_unlisted(node: &Node, listed: &mut HashSet<NodeId>) {
-    let now: HashSet<NodeId> =
-        node.table().snapshot().iter().flat_map(|entry| entry.endpoints()).map(|endpoint| endpoint.node).collect();
+/// The nodes that a datacenter lists, as its own and nobody else's.
+fn nodes_of(entry: &Arc<Entry>) -> impl Iterator<Item = PeerId> {
+    entry.endpoints().iter().map(|endpoint| PeerId { dc: entry.id().clone(), node: endpoint.node })
+}
+
+/// Forgets what nodes watch here that their datacenters list no more.
+fn forget_unlisted(node: &Node, listed: &mut HashSet<PeerId>) {
+    let now: HashSet<PeerId> = node.table().snapshot().iter().flat_map(nodes_of).collect();
     let before = std::mem::replace(listed, now);
     if !before.is_subset(listed) {
-        crate::watch::forget_peers(node, |id| listed.contains(&id) || !before.contains(&id));
+        crate::watch::forget_peers(node, |peer| listed.contains(peer) || !before.contains(peer));
     }
 }
 
@@ -136,10 +139,10 @@ async fn cluster(system: WeakSystem, mut events: Receiver<ClusterEvent>) {
             }
             ClusterEvent::MemberDown(member) => {
                 node.bus().tell(Event::Members { joined: Vec::new(), left: vec![member.node], members });
-                let gone = |id: NodeId| id == member.node;
-                node.names().retain(|at| !gone(at.node));
-                node.grains().retain(|at| !gone(at.node));
-                crate::watch::forget_peers(&node, |id| !gone(id));
+                let gone = PeerId { dc: node.data_center().id().clone(), node: member.node };
+                node.names().retain(|at| !gone.has(at));
+                node.grains().retain(|at| !gone.has(at));
+                crate::watch::forget_peers(&node, |peer| *peer != gone);
             }
             ClusterEvent::LeaderChanged { to, .. } => {
                 node.bus().tell(Event::Leader { leader: Some(to), me: to == node.id() });

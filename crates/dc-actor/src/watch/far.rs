@@ -5,29 +5,30 @@
 //! meanwhile. Only where the node cannot be reached *and* is listed no more is it taken for lost.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use dc_core::{DataCenterId, NodeId, Seen};
+use dc_core::{DataCenterId, Endpoint, Seen};
 use dc_remoting::{LinkError, Peer, ServiceId};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, task::AbortHandle};
 
 use super::{
     EndReason,
-    here::{AT_ONCE, HOLD, MARGIN},
+    here::{HOLD, MARGIN},
     signal::{Signal, Signals},
 };
 use crate::{
     error::Error,
     link,
+    peers::{self, PeerId},
     reference::Location,
     system::{Node, WeakSystem},
-    wire::{self, End, EndedBody, Ends, How, WatchBody, WatchedKind},
+    wire::{self, AT_ONCE, End, EndedBody, Ends, How, WatchBody, WatchedKind},
 };
 
 /// The longest that telling a node what is watched may take.
@@ -50,7 +51,7 @@ pub(super) struct Fars {
 
 #[derive(Default)]
 struct State {
-    nodes: HashMap<NodeId, Far>,
+    nodes: HashMap<PeerId, Far>,
     closed: bool,
 }
 
@@ -78,7 +79,7 @@ pub(super) fn watch(node: &Arc<Node>, at: Location, kind: &'static str, number: 
     if state.closed {
         return signal.close();
     }
-    let far = match state.nodes.entry(at.node) {
+    let far = match state.nodes.entry(PeerId::from(&at)) {
         Entry::Occupied(known) => known.into_mut(),
         Entry::Vacant(free) => free.insert(start(node, at)),
     };
@@ -94,16 +95,16 @@ pub(super) fn watch(node: &Arc<Node>, at: Location, kind: &'static str, number: 
 /// Starts the task of one node. It waits for the lock that the caller holds.
 fn start(node: &Arc<Node>, at: Location) -> Far {
     let news = Arc::<Notify>::default();
-    let peer = node.peer_of(&at.dc, &at.endpoint, at.node);
+    let id = PeerId::from(&at);
     let task = Task {
         system: node.weak(),
-        dc: at.dc,
-        id: at.node,
-        peer,
+        peer: peer(node, &id, &at.endpoint),
+        id,
+        endpoint: at.endpoint,
         news: news.clone(),
         round: 0,
         registered: HashSet::new(),
-        taken: Vec::new(),
+        taken: BTreeSet::new(),
         listed: false,
         broken: None,
         tries: 0,
@@ -112,11 +113,18 @@ fn start(node: &Arc<Node>, at: Location) -> Far {
     Far { wanted: HashMap::new(), touched: HashSet::new(), news, parting: false, task }
 }
 
+/// The way to a node: where its datacenter lists it. What a reference says of that counts for others only, as it may
+/// have come from anybody.
+fn peer(node: &Node, id: &PeerId, endpoint: &Endpoint) -> Peer {
+    let listed = peers::listed(node, id);
+    node.peer_of(&id.dc, listed.as_ref().unwrap_or(endpoint), id.node)
+}
+
 impl Fars {
     /// A watch is over.
-    pub(super) fn leave(&self, node: NodeId, actor: u64, number: u64) {
+    pub(super) fn leave(&self, node: &PeerId, actor: u64, number: u64) {
         let mut state = self.state.lock();
-        let Some(far) = state.nodes.get_mut(&node) else { return };
+        let Some(far) = state.nodes.get_mut(node) else { return };
         let Some(wanted) = far.wanted.get_mut(&actor) else { return };
         wanted.signals.remove(&number);
         if wanted.signals.is_empty() {
@@ -155,13 +163,13 @@ impl Fars {
         }
     }
 
-    fn with<T>(&self, node: NodeId, look: impl FnOnce(&mut Far) -> T) -> Option<T> {
-        self.state.lock().nodes.get_mut(&node).map(look)
+    fn with<T>(&self, node: &PeerId, look: impl FnOnce(&mut Far) -> T) -> Option<T> {
+        self.state.lock().nodes.get_mut(node).map(look)
     }
 
     /// Takes out what is watched on a node, and ends it all.
-    fn end_all(&self, node: NodeId, reason: &EndReason) {
-        let far = self.state.lock().nodes.remove(&node);
+    fn end_all(&self, node: &PeerId, reason: &EndReason) {
+        let far = self.state.lock().nodes.remove(node);
         let wanted = far.into_iter().flat_map(|far| far.wanted.into_values());
         for signal in wanted.flat_map(|wanted| wanted.signals.into_values()) {
             signal.end(reason.clone());
@@ -170,10 +178,10 @@ impl Fars {
     }
 
     /// Takes a node out of which nothing is watched; false where something is.
-    fn end_if_idle(&self, node: NodeId) -> bool {
+    fn end_if_idle(&self, node: &PeerId) -> bool {
         let mut state = self.state.lock();
-        let idle = state.nodes.get(&node).is_none_or(|far| far.parting || far.wanted.is_empty());
-        if idle && let Some(far) = state.nodes.remove(&node) {
+        let idle = state.nodes.get(node).is_none_or(|far| far.parting || far.wanted.is_empty());
+        if idle && let Some(far) = state.nodes.remove(node) {
             far.close();
         }
         drop(state);
@@ -220,15 +228,16 @@ type Answer = Result<dc_remoting::Answer, LinkError>;
 /// Follows one node, until nothing of it is watched, or it is lost.
 struct Task {
     system: WeakSystem,
-    dc: DataCenterId,
-    id: NodeId,
+    id: PeerId,
+    /// Where a reference says that it is.
+    endpoint: Endpoint,
     peer: Peer,
     news: Arc<Notify>,
     round: u64,
     /// What the node knows to be watched.
     registered: HashSet<u64>,
     /// Ends that the node is to be told of as taken note of.
-    taken: Vec<u64>,
+    taken: BTreeSet<u64>,
     /// Whether its datacenter has listed it, as far as was seen.
     listed: bool,
     /// Since when it cannot be reached.
@@ -242,13 +251,13 @@ impl Task {
             let Err(trouble) = self.stand().await else { return };
             self.registered.clear();
             let Some(node) = self.system.node() else { return };
-            tracing::debug!(node = %self.id.short(), dc = %self.dc, %trouble, "what is watched there is not known for sure");
+            tracing::debug!(node = %self.id.node.short(), dc = %self.id.dc, %trouble, "what is watched there is not known for sure");
             self.broken.get_or_insert_with(|| node.clock().now());
             if let Some(reason) = self.lost(&node, &trouble) {
-                tracing::info!(node = %self.id.short(), dc = %self.dc, %reason, "watched actors end");
-                return node.watches().far.end_all(self.id, &reason);
+                tracing::info!(node = %self.id.node.short(), dc = %self.id.dc, %reason, "watched actors end");
+                return node.watches().far.end_all(&self.id, &reason);
             }
-            if node.watches().far.end_if_idle(self.id) {
+            if node.watches().far.end_if_idle(&self.id) {
                 return;
             }
             self.wait(node).await;
@@ -286,7 +295,8 @@ impl Task {
     async fn tell_all(&mut self) -> Result<(), Trouble> {
         let node = self.system.node().ok_or(Trouble::Over)?;
         (self.round, self.listed) = (node.watches().number(), self.listed || self.is_listed(&node));
-        let all = node.watches().far.with(self.id, |far| {
+        self.peer = peer(&node, &self.id, &self.endpoint);
+        let all = node.watches().far.with(&self.id, |far| {
             far.touched.clear();
             far.wanted.iter().map(|(actor, wanted)| (*actor, wanted.kind)).collect::<Vec<_>>()
         });
@@ -296,7 +306,7 @@ impl Task {
 
     async fn tell_changes(&mut self) -> Result<(), Trouble> {
         let node = self.system.node().ok_or(Trouble::Over)?;
-        let changes = node.watches().far.with(self.id, |far| far.changes(&self.registered));
+        let changes = node.watches().far.with(&self.id, |far| far.changes(&self.registered));
         drop(node);
         let (watch, unwatch) = changes.unwrap_or_default();
         if watch.is_empty() && unwatch.is_empty() {
@@ -323,7 +333,7 @@ impl Task {
                 afresh,
                 watch: by_kind(watch),
                 unwatch: unwatch.to_vec(),
-                taken: std::mem::take(&mut self.taken),
+                taken: self.some_taken(),
             };
             afresh = false;
             let answer = call(self.peer.clone(), wire::WATCH, wire::write(&body), QUESTION).await;
@@ -334,9 +344,14 @@ impl Task {
         }
     }
 
+    /// Ends to be told of as taken note of, as many as one question may hold; the others go with the next one.
+    fn some_taken(&mut self) -> Vec<u64> {
+        std::iter::from_fn(|| self.taken.pop_first()).take(AT_ONCE).collect()
+    }
+
     /// The question that the node holds until something has ended.
     fn ask_for_ends(&mut self) -> impl Future<Output = Answer> + Send + use<> {
-        let body = EndedBody { round: self.round, taken: std::mem::take(&mut self.taken) };
+        let body = EndedBody { round: self.round, taken: self.some_taken() };
         call(self.peer.clone(), wire::ENDED, wire::write(&body), HOLD + MARGIN)
     }
 
@@ -348,8 +363,8 @@ impl Task {
         let node = self.system.node().ok_or(Trouble::Over)?;
         for end in ends.ended {
             self.registered.remove(&end.actor);
-            self.taken.push(end.actor);
-            let wanted = node.watches().far.with(self.id, |far| far.wanted.remove(&end.actor)).flatten();
+            self.taken.insert(end.actor);
+            let wanted = node.watches().far.with(&self.id, |far| far.wanted.remove(&end.actor)).flatten();
             let reason = reason(end);
             for signal in wanted.into_iter().flat_map(|wanted| wanted.signals.into_values()) {
                 signal.end(reason.clone());
@@ -362,14 +377,14 @@ impl Task {
     async fn is_idle(&mut self) -> Result<bool, Trouble> {
         let node = self.system.node().ok_or(Trouble::Over)?;
         let fars = &node.watches().far;
-        let (parting, wanted) = fars.with(self.id, |far| (far.parting, !far.wanted.is_empty())).unwrap_or_default();
+        let (parting, wanted) = fars.with(&self.id, |far| (far.parting, !far.wanted.is_empty())).unwrap_or_default();
         if parting {
             let all = self.registered.drain().collect();
             self.tell(false, Vec::new(), all).await?;
         } else if wanted || !self.registered.is_empty() {
             return Ok(false);
         }
-        Ok(fars.end_if_idle(self.id))
+        Ok(fars.end_if_idle(&self.id))
     }
 
     /// Waits for a while, or until something that may decide has happened.
@@ -378,14 +393,14 @@ impl Task {
         self.tries += 1;
         // Up to a quarter more, so that not all come back at once.
         let jitter = again * u32::try_from(node.draw() % 256).unwrap_or_default() / 1_024;
-        let (mut views, mut table, own) = (node.views(), node.table().events(), *node.data_center().id() == self.dc);
+        let (mut views, mut table, own) = (node.views(), node.table().events(), *node.data_center().id() == self.id.dc);
         drop(node);
         let listed = async {
             match own {
                 true => _ = views.changed().await,
                 false => {
                     while let Ok(event) = table.recv().await
-                        && event.id() != Some(&self.dc)
+                        && event.id() != Some(&self.id.dc)
                     {}
                 }
             }
@@ -399,13 +414,7 @@ impl Task {
 
     /// Whether its datacenter lists the node.
     fn is_listed(&self, node: &Node) -> bool {
-        if *node.data_center().id() == self.dc {
-            return node.view().member(self.id).is_some();
-        }
-        let snapshot = node.table().snapshot();
-        snapshot.get(&self.dc).is_some_and(|entry| {
-            entry.seen() != Seen::Expired && entry.endpoints().iter().any(|endpoint| endpoint.node == self.id)
-        })
+        peers::listed(node, &self.id).is_some()
     }
 
     /// Why all that is watched there is over, if that can be said of a node that cannot be reached.
@@ -413,7 +422,7 @@ impl Task {
         match trouble {
             Trouble::Link(error) if error.is_unknown_service() => return Some(EndReason::Unsupported),
             // Another run of a node has its place.
-            Trouble::Link(LinkError::WrongPeer { found_dc, .. }) if *found_dc == self.dc => {
+            Trouble::Link(LinkError::WrongPeer { found_dc, .. }) if *found_dc == self.id.dc => {
                 return Some(EndReason::NodeLost);
             }
             // It is there.
@@ -425,7 +434,7 @@ impl Task {
             self.listed = true;
             return None;
         }
-        let own = *node.data_center().id() == self.dc;
+        let own = *node.data_center().id() == self.id.dc;
         // What was never in step knows of nobody.
         let knows = if own { node.view().joined } else { node.table().ever_in_step() };
         let now = node.clock().now();
@@ -433,7 +442,7 @@ impl Task {
         if !knows || !(self.listed || since >= UNLISTED) {
             return None;
         }
-        Some(lost_with(node, &self.dc))
+        Some(lost_with(node, &self.id.dc))
     }
 }
 

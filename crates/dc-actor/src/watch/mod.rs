@@ -39,6 +39,7 @@ use crate::{
     host::Key,
     measure,
     message::RemoteActor,
+    peers::PeerId,
     reference::Ref,
     system::{ActorSystem, Node, WeakSystem},
 };
@@ -168,7 +169,7 @@ enum At {
     /// An actor of this node.
     Here(u64),
     /// An actor of another node.
-    Far(NodeId, u64),
+    Far(PeerId, u64),
     /// Something owned.
     Owned(Thing),
 }
@@ -195,7 +196,7 @@ impl Drop for ActorWatch {
         match &self.at {
             At::Nowhere => return,
             At::Here(actor) => watches.here.leave(*actor, self.number),
-            At::Far(far, actor) => watches.far.leave(*far, *actor, self.number),
+            At::Far(far, actor) => watches.far.leave(far, *actor, self.number),
             At::Owned(thing) => watches.owned.leave(thing, self.number),
         }
         watches.open.fetch_sub(1, Ordering::AcqRel);
@@ -349,13 +350,13 @@ impl ActorSystem {
 
 fn begin(node: &Arc<Node>, what: What, number: u64, signal: &Arc<Signal>) -> At {
     match what {
-        What::Actor { located, kind } if located.at.node == node.id() => {
+        What::Actor { located, kind } if located.at.node == node.id() && located.at.dc == *node.data_center().id() => {
             let actor = located.at.actor;
             node.watches().here.watch(node, actor, kind, number, signal);
             At::Here(actor)
         }
         What::Actor { located, kind } => {
-            let at = At::Far(located.at.node, located.at.actor);
+            let at = At::Far(PeerId::from(&located.at), located.at.actor);
             far::watch(node, located.at, kind, number, signal);
             at
         }

@@ -295,7 +295,7 @@ async fn g2_a_home_that_could_not_ask_a_former_home_gives_way_to_it() {
         world.bare(dc, &[]).grain::<Cart>(cart)
     };
     let (former, way_to_former) = Proxy::and_node(describe("dc-2"), true).await;
-    eventually("the node knows its datacenter", || async { former.data_center_ready().then_some(()) }).await;
+    until_known(&[vec![former.clone()]]).await;
     let grains = |node: &ActorSystem| -> Vec<_> {
         (0..16).map(|number| node.grain::<Cart>(format!("parted-{number}"))).collect()
     };

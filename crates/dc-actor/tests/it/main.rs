@@ -16,6 +16,7 @@ mod owned;
 mod placing;
 mod proxy;
 mod spawns;
+mod strangers;
 #[cfg(feature = "tls")]
 mod tls;
 mod watches;

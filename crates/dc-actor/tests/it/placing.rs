@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use dc_actor::{ActorSystem, Authority, DrainOptions, DrainOutcome, Error, GrainRef, Handles, RemoteActor, Rights};
+use dc_actor::{
+    ActorSystem, Authority, DrainOptions, DrainOutcome, Error, Event, GrainRef, Handles, RemoteActor, Rights,
+};
 use dc_core::Selector;
 
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     owned::{self, Basket, Count, Seen, Slowly, Till, log},
     proxy::Proxy,
     watches::moved,
-    world::{SOON, World, eventually, shut_down, soon, until_known},
+    world::{SOON, World, event, eventually, shut_down, soon, until_known},
 };
 
 /// Nothing is lost in these tests: a lease that a busy machine keeps.
@@ -259,10 +261,8 @@ async fn l1_a_grain_is_placed_only_where_it_may_live_and_a_passive_one_stays_pas
     end(sites).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_datacenter_places_only_what_it_may_take_over() {
-    let _turn = turn().await;
-    let world = World::new("deny-place");
+/// dc-1, where dc-2 may do with baskets what it likes, but take over none; and dc-2.
+async fn all_but_take_over(world: &World) -> Vec<Vec<ActorSystem>> {
     let rights = Rights::none().call_kind("basket").spawn_kind("basket").look_up();
     let authority = Authority::deny_by_default().allow("dc-2", rights).expect("good rights");
     let describe = |dc| owned::register(world.bare(dc, &[]).ownership(|options| options.ttl(CALM)));
@@ -270,6 +270,14 @@ async fn a_datacenter_places_only_what_it_may_take_over() {
     let second = describe("dc-2").start().await.expect("starts");
     let all = vec![vec![first], vec![second]];
     until_known(&all).await;
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_datacenter_places_only_what_it_may_take_over() {
+    let _turn = turn().await;
+    let world = World::new("deny-place");
+    let all = all_but_take_over(&world).await;
     let mut candidates = 0..;
     let basket = eventually("an identity of dc-1", || {
         let basket = all[1][0].grain::<Basket>(format!("deny-place-{}", candidates.next().unwrap_or_default()));
@@ -280,5 +288,34 @@ async fn a_datacenter_places_only_what_it_may_take_over() {
     assert!(matches!(&error, Error::Unauthorized { data_center, .. } if data_center == "dc-2"), "{error}");
     assert!(error.certainly_not_run());
     assert_eq!(count(&basket, 2).await.dc, "dc-1");
+    shut_down(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g5_nothing_is_handed_over_to_a_datacenter_that_may_not_take_it_over() {
+    let _turn = turn().await;
+    let world = World::new("deny-offer");
+    let all = all_but_take_over(&world).await;
+    let first = &all[0][0];
+    let mut candidates = 0..;
+    let basket = eventually("an identity of dc-1", || {
+        let basket = first.grain::<Basket>(format!("deny-offer-{}", candidates.next().unwrap_or_default()));
+        async move { (count(&basket, 1).await.dc == "dc-1").then_some(basket) }
+    })
+    .await;
+    let before = count(&basket, 2).await;
+    let mut events = first.events();
+    // Asked by who may: it is the owner that may not give it there.
+    let error = basket.place_in("dc-2").timeout(SOON).await.expect_err("dc-2 may not have it");
+    let what = "take over what is owned of kind \"basket\"";
+    assert!(matches!(&error, Error::OwnershipUnavailable { reason, .. } if reason.contains(what)), "{error}");
+    let refused = event(&mut events, "the refusal is told", |event| match event {
+        Event::Unauthorized { data_center, what } => Some((data_center, what)),
+        _ => None,
+    });
+    let (who, refused) = refused.await;
+    assert_eq!((who.as_str(), refused.as_str()), ("dc-2", what));
+    let after = count(&basket, 3).await;
+    assert_eq!((after.dc.as_str(), after.epoch, after.count), ("dc-1", before.epoch, before.count + 1), "it stays");
     shut_down(all).await;
 }

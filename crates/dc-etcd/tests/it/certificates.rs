@@ -1,4 +1,4 @@
-//! Certificates, made for one test: good ones, expired ones, and those of a stranger's CA. dc-nats uses them too.
+//! Certificates, made for one test: good ones, expired and early ones, and those of a stranger's CA. dc-nats uses them too.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 pub(crate) const CLIENT: &str = "node-1";
 
 /// Two CAs, `ca` and `other-ca`, each with certificates for loopback: `server`, `client`, `expired-server`,
-/// `expired-client`, and `elsewhere`, which is for another host.
+/// `expired-client`, `early-server` and `early-client`, which are not valid yet, and `elsewhere`, which is for another host.
 pub(crate) struct Certificates {
     dir: tempfile::TempDir,
 }
@@ -25,7 +25,9 @@ impl Certificates {
             let signed = params.self_signed(&key).expect("signed");
             made.write(&format!("{ca}.pem"), &pem("CERTIFICATE", signed.der()));
             let issuer = Issuer::new(params, key);
-            for name in ["server", "client", "expired-server", "expired-client", "elsewhere"] {
+            for name in
+                ["server", "client", "expired-server", "expired-client", "early-server", "early-client", "elsewhere"]
+            {
                 let names = match name {
                     "elsewhere" => vec!["elsewhere.example".to_owned()],
                     _ => vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
@@ -36,6 +38,10 @@ impl Certificates {
                 if name.starts_with("expired") {
                     params.not_before = date_time_ymd(2020, 1, 1);
                     params.not_after = date_time_ymd(2020, 1, 2);
+                }
+                if name.starts_with("early") {
+                    params.not_before = date_time_ymd(2120, 1, 1);
+                    params.not_after = date_time_ymd(2121, 1, 1);
                 }
                 let key = KeyPair::generate().expect("a key");
                 let signed = params.signed_by(&key, &issuer).expect("signed");

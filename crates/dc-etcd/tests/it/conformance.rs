@@ -167,8 +167,12 @@ impl Harness for Single {
     }
 }
 
-/// A server of its own for each test, where our user has the documented rights and no more.
-struct Guarded;
+/// A server of its own for each test, where our user has the documented rights and no more: of a node that acts for any
+/// datacenter and sets intents, or of a node of one datacenter.
+pub(crate) enum Guarded {
+    ForRecords,
+    ForDocuments,
+}
 
 impl Harness for Guarded {
     type Plane = EtcdControlPlane;
@@ -176,7 +180,10 @@ impl Harness for Guarded {
 
     async fn fresh(&self) -> Store {
         let etcd = Etcd::single();
-        rights::set_up(&etcd, rights::for_the_suite).await;
+        match self {
+            Self::ForRecords => rights::set_up(&etcd, rights::for_records).await,
+            Self::ForDocuments => rights::set_up(&etcd, rights::for_documents).await,
+        }
         let (urls, namespace) = (vec![etcd.url()], "multidc".to_owned());
         Store { urls, namespace, own: Some(Arc::new(etcd)), link: Mutex::default(), guarded: true }
     }
@@ -217,7 +224,7 @@ mod single {
 
 mod guarded {
     // What the rights have no part in is left to `single`.
-    dc_controlplane::conformance_tests!(super::Guarded, without: [requests, outage, freeze, wipe, skew]);
+    dc_controlplane::conformance_tests!(super::Guarded::ForRecords, without: [requests, outage, freeze, wipe, skew]);
 }
 
 mod three_members {

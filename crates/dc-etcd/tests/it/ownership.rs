@@ -1,9 +1,18 @@
 //! The suite of the ownership documents, on a single server and on three members.
 
-use crate::conformance::{Single, Three};
+use crate::conformance::{Guarded, Single, Three};
 
 mod single {
     dc_controlplane::ownership_conformance_tests!(super::Single);
+}
+
+mod guarded {
+    // The user has the documented rights of a node of the suite's datacenter, which sets intents of it, and no more. What
+    // the rights have no part in is left to `single`.
+    dc_controlplane::ownership_conformance_tests!(
+        super::Guarded::ForDocuments,
+        without: [requests, outage, freeze, wipe]
+    );
 }
 
 mod three_members {

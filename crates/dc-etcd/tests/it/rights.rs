@@ -1,19 +1,24 @@
 //! What a role must allow, and what it cannot do then: with the very snippet of `docs/stores.md`.
 
-use dc_controlplane::{ControlPlane, Error, Expected, WatchEvent, Writer};
+use dc_controlplane::{
+    ControlPlane, Error, Expected, WatchEvent, Writer,
+    ownership::{Keep, Swap},
+};
 use dc_core::{DataCenterState, Intent, IntentKind};
 use dc_etcd::{EtcdConfigBuilder, EtcdControlPlane};
 use etcd_client::{Client, ConnectOptions, Permission};
 
 use crate::{samples::*, server::Etcd};
 
-/// Runs the snippet, as `etcdctl` would: `edit` may change its lines.
+const DOCS: &str = include_str!("../../../../docs/stores.md");
+
+/// Runs the snippet, as `etcdctl` would: `edit` may make others of its lines.
 pub(crate) async fn set_up(etcd: &Etcd, edit: impl Fn(&str) -> String) {
-    const DOCS: &str = include_str!("../../../../docs/stores.md");
     let start = DOCS.find("# etcd-rights\n").expect("the snippet is in docs/stores.md");
     let mut auth = raw(&[etcd.url()]).await.auth_client();
-    for line in DOCS[start..].split("```").next().expect("not empty").lines().filter(|line| !line.starts_with('#')) {
-        let line = edit(line);
+    let snippet = DOCS[start..].split("```").next().expect("not empty");
+    let lines: Vec<String> = snippet.lines().filter(|line| !line.starts_with('#')).map(edit).collect();
+    for line in lines.iter().flat_map(|lines| lines.lines()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match &words[..] {
             ["etcdctl", "role", "add", role] => {
@@ -49,16 +54,31 @@ pub(crate) fn as_node(builder: EtcdConfigBuilder) -> EtcdConfigBuilder {
     builder.user("dc-1", "change-me-1")
 }
 
-/// The snippet, with nodes that write the records and intents of every datacenter: for the conformance suite, which has
-/// one account for all.
-pub(crate) fn for_the_suite(line: &str) -> String {
-    match line.strip_prefix("etcdctl role grant-permission node ") {
-        Some("readwrite multidc/records/eu/dc-1" | "readwrite multidc/gone/eu/dc-1") => {
-            line.replace("readwrite", "--prefix=true readwrite").replace("eu/dc-1", "")
-        }
-        // That suite has no ownership.
-        Some("--prefix=true readwrite multidc/~own/") => line.replace("~own", "intents"),
-        _ => line.to_owned(),
+/// The datacenter of whose records the suite of the documents writes one, and an intent.
+const SUITES: &str = "region=201/dc-1";
+
+/// A node's rights for the suite of the ownership documents: those of a node of its datacenter, which sets intents of it.
+pub(crate) fn for_documents(line: &str) -> String {
+    assert!(DOCS.contains("`readwrite multidc/intents/<id>`"), "what is granted here is in docs/stores.md");
+    let line = line.replace("eu/dc-1", SUITES);
+    match line.contains("node readwrite multidc/records/") {
+        true => format!("{line}\n{}", line.replace("/records/", "/intents/")),
+        false => line,
+    }
+}
+
+/// A node's rights for the suite of records and intents, which has many datacenters and one account: those of a node
+/// that may act for any, and sets intents.
+pub(crate) fn for_records(line: &str) -> String {
+    let any = "the prefixes `multidc/records/` and `multidc/gone/`";
+    assert!(DOCS.contains(any) && DOCS.contains("or that prefix for any"), "what is granted here is in docs/stores.md");
+    let line = match line.strip_suffix("eu/dc-1") {
+        Some(_) => line.replace("readwrite", "--prefix=true readwrite").replace("eu/dc-1", ""),
+        None => line.to_owned(),
+    };
+    match line.contains("node --prefix=true readwrite multidc/records/") {
+        true => format!("{line}\n{}", line.replace("/records/", "/intents/")),
+        false => line,
     }
 }
 
@@ -133,7 +153,7 @@ async fn a_node_and_an_operator_can_do_their_work_with_the_documented_rights() {
 }
 
 #[tokio::test]
-async fn an_operator_writes_no_records_and_a_node_only_its_own() {
+async fn an_operator_writes_neither_records_nor_documents_and_a_node_only_its_own_record() {
     let etcd = guarded().await;
     let (node, operator) = both(&etcd).await;
     let held = registered(&node, &record("dc-1", 60)).await;
@@ -141,6 +161,13 @@ async fn an_operator_writes_no_records_and_a_node_only_its_own() {
     is_denied("deregister", operator.deregister(held.id(), held.version).await);
     is_denied("another's record", node.register(&record("dc-2", 60), Expected::Absent).await);
     is_denied("an intent", node.set_intent(held.id(), &Intent::new(IntentKind::Out, "mallory", "")).await);
+    let key = "n/x".parse().expect("legal");
+    let claimed = |plane: &EtcdControlPlane| {
+        let (documents, key) = (plane.ownership().expect("it has documents"), &key);
+        async move { documents.compare_and_set(key, Expected::Absent, "x".into(), Keep::Forever).await }
+    };
+    is_denied("owning", claimed(&operator).await);
+    assert!(matches!(claimed(&node).await, Ok(Swap::Done(_))), "a node may own");
     for as_whom in [as_node, as_operator] {
         is_denied("another namespace", connect(as_whom(builder(&[etcd.url()], "other"))).await);
     }

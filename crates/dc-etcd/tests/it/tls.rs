@@ -54,6 +54,7 @@ async fn p12_the_servers_certificate_is_checked_and_the_error_says_what_is_wrong
     is_refused(&etcd, trusting("other-ca"), "no CA that we trust").await;
     is_refused(&etcd, None, "no CA that we trust").await;
     is_refused(&server(&certificates, "expired-server-by-ca", false), trusting("ca"), "has expired").await;
+    is_refused(&server(&certificates, "early-server-by-ca", false), trusting("ca"), "not valid yet").await;
     is_refused(&server(&certificates, "elsewhere-by-ca", false), trusting("ca"), "another host").await;
 }
 
@@ -70,7 +71,9 @@ async fn p12_our_certificate_is_checked_and_the_error_says_what_is_wrong() {
     in_step(&mut watch).await;
     is_refused(&etcd, Some(certificates.files("ca", None)), "client certificate").await;
     is_refused(&etcd, Some(certificates.files("ca", Some("client-by-other-ca"))), "client certificate").await;
-    is_refused(&etcd, Some(certificates.files("ca", Some("expired-client-by-ca"))), "client certificate").await;
+    for client in ["expired-client-by-ca", "early-client-by-ca"] {
+        is_refused(&etcd, Some(certificates.files("ca", Some(client))), "expired, or is not valid yet").await;
+    }
 }
 
 #[tokio::test]

@@ -26,8 +26,11 @@ pub(crate) enum Servers {
     Single,
     /// `MULTIDC_NATS_CLUSTER_URLS`, else three that all tests share.
     Cluster,
-    /// One of its own for each test, where our account has the documented rights and no more.
+    /// One of its own for each test, where our account has the documented rights of a node that acts for any datacenter
+    /// and sets intents, and no more.
     Guarded,
+    /// The same, with the documented rights of a node of one datacenter.
+    GuardedDocuments,
 }
 
 pub(crate) struct NatsHarness(pub(crate) Servers);
@@ -45,17 +48,23 @@ pub(crate) struct Store {
     replicas: u32,
 }
 
+impl Servers {
+    fn guarded(self) -> bool {
+        matches!(self, Self::Guarded | Self::GuardedDocuments)
+    }
+}
+
 impl NatsHarness {
     fn request_timeout_of(servers: Servers) -> Duration {
         match servers {
-            Servers::Single | Servers::Guarded => Duration::from_millis(1_000),
+            Servers::Single | Servers::Guarded | Servers::GuardedDocuments => Duration::from_millis(1_000),
             Servers::Cluster => Duration::from_millis(1_500),
         }
     }
 
     async fn open_through(&self, store: &Store, urls: Vec<String>) -> NatsControlPlane {
         let config = self.config(urls.join(","), store);
-        let config = if self.0 == Servers::Guarded { rights::as_node(config) } else { config };
+        let config = if self.0.guarded() { rights::as_node(config) } else { config };
         NatsControlPlane::connect(config.build().expect("a legal configuration"))
             .await
             .expect("P12: connecting fails on bad configuration only")
@@ -67,7 +76,7 @@ impl NatsHarness {
 
     /// Makes the bucket where our account may not.
     async fn set_up(&self, store: &Store) {
-        if self.0 == Servers::Guarded {
+        if self.0.guarded() {
             let config = rights::as_setup(self.config(store.direct.clone(), store));
             let made = NatsControlPlane::connect(config.build().expect("a legal configuration")).await;
             made.expect("a bucket and its id");
@@ -80,8 +89,9 @@ impl NatsHarness {
         let given = match self.0 {
             Servers::Single => "MULTIDC_NATS_URL",
             Servers::Cluster => "MULTIDC_NATS_CLUSTER_URLS",
-            Servers::Guarded => {
-                let server = Server::start(&rights::for_the_suite());
+            Servers::Guarded | Servers::GuardedDocuments => {
+                let rights = if self.0 == Servers::Guarded { rights::for_records() } else { rights::for_documents() };
+                let server = Server::start(&rights);
                 return (server.url(), Some(Mutex::new(server)));
             }
         };
@@ -91,7 +101,7 @@ impl NatsHarness {
                 let server = Server::start("");
                 (server.url(), Some(Mutex::new(server)))
             }
-            (Err(_), Servers::Cluster | Servers::Guarded) => (CLUSTER.get_or_init(Cluster::start).urls(), None),
+            (Err(_), _) => (CLUSTER.get_or_init(Cluster::start).urls(), None),
         }
     }
 }
@@ -116,7 +126,7 @@ impl Harness for NatsHarness {
         let client = admin::client(&direct).await;
         let bucket = match self.0 {
             // The one that is in the rights.
-            Servers::Guarded => "multidc".to_owned(),
+            servers if servers.guarded() => "multidc".to_owned(),
             _ => format!("test-{}", client.new_inbox().rsplit('.').next().expect("a token")),
         };
         let replicas = if self.0 == Servers::Cluster { 3 } else { 1 };

@@ -11,11 +11,8 @@ mod single {
 mod guarded {
     use super::*;
 
-    // The account has the documented rights of a node and no more. outage, freeze, wipe: as on a single server.
-    dc_controlplane::ownership_conformance_tests!(
-        NatsHarness(Servers::Guarded),
-        without: [requests, raw, outage, freeze, wipe, cut]
-    );
+    // The account has the documented rights of a node of the suite's datacenter, which sets intents of it, and no more.
+    dc_controlplane::ownership_conformance_tests!(NatsHarness(Servers::GuardedDocuments));
 }
 
 mod cluster {

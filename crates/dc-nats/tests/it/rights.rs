@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, HeaderMap};
-use dc_controlplane::{ControlPlane, Error, Expected, WatchEvent, Writer, codec};
+use dc_controlplane::{
+    ControlPlane, Error, Expected, WatchEvent, Writer, codec,
+    ownership::{Keep, Swap},
+};
 use dc_core::{DataCenterState, Intent, IntentKind};
 use dc_nats::{NatsConfig, NatsConfigBuilder, NatsControlPlane};
 use futures::StreamExt;
@@ -11,23 +14,45 @@ use serde_json::{Value, json};
 
 use crate::support::{admin, at, find, record, refused, replay, server::Server, timed, within};
 
+const DOCS: &str = include_str!("../../../../docs/stores.md");
+
 /// The snippet: `setup`, `dc-1` (nodes of eu/dc-1) and `operator`. Clients without credentials may do everything, for
 /// the tests' own use.
 fn snippet() -> String {
-    const DOCS: &str = include_str!("../../../../docs/stores.md");
     let start = DOCS.find("# nats-rights\n").expect("the snippet is in docs/stores.md");
     let config = DOCS[start..].split("```").next().expect("not empty");
     let all = "{ user: all, password: x, permissions: { publish: \">\", subscribe: \">\" } }";
     format!("{}\nno_auth_user: all", config.replacen("users: [", &format!("users: [\n{all}"), 1))
 }
 
-/// The same, with nodes that write the records of every datacenter, and intents: for the conformance suite, which has
-/// one account for all.
-pub(crate) fn for_the_suite() -> String {
+/// The snippet with these in place of the right to write the one record; each is one that the page tells of.
+fn with(rights: &[&str]) -> String {
     let one = "\"$KV.multidc.*.*.records.eu/dc-1\"";
-    let wide = snippet().replace(one, "\"$KV.multidc.*.*.records.*\", \"$KV.multidc.*.*.intents.>\"");
-    assert_ne!(wide, snippet(), "the grant is in the snippet");
-    wide
+    let config = snippet().replace(one, &rights.join(", "));
+    assert!(!config.contains(one), "the grant is in the snippet");
+    config
+}
+
+/// The datacenter of whose records the suite of the documents writes one, and an intent.
+const SUITES: &str = "region=201/dc-1";
+
+/// A node's rights for the suite of the ownership documents: those of a node of its datacenter, which sets intents of it.
+pub(crate) fn for_documents() -> String {
+    assert!(DOCS.contains("`\"$KV.multidc.*.*.intents.<id>\"`"), "what is granted here is in docs/stores.md");
+    with(
+        &["records", "intents"]
+            .map(|kind| format!("\"$KV.multidc.*.*.{kind}.{SUITES}\""))
+            .each_ref()
+            .map(String::as_str),
+    )
+}
+
+/// A node's rights for the suite of records and intents, which has many datacenters and one account: those of a node
+/// that may act for any, and sets intents.
+pub(crate) fn for_records() -> String {
+    let any = ["\"$KV.multidc.*.*.records.*\"", "\"$KV.multidc.*.*.intents.*\""];
+    assert!(any.iter().all(|grant| DOCS.contains(grant)), "what is granted here is in docs/stores.md");
+    with(&any)
 }
 
 /// The documented credentials of a node.
@@ -170,6 +195,33 @@ async fn answered(thief: &Client, subject: &str, body: Value) -> bool {
     let asked = thief.request(subject.to_owned(), body.to_string().into());
     // A refusal comes beside the request, which is never answered.
     matches!(tokio::time::timeout(Duration::from_millis(500), asked).await, Ok(Ok(_)))
+}
+
+/// An ownership document written by `plane`.
+async fn claimed(plane: &NatsControlPlane) -> Result<Swap, Error> {
+    let documents = plane.ownership().expect("it has documents");
+    let key = "n/x".parse().expect("legal");
+    documents.compare_and_set(&key, Expected::Absent, "x".into(), Keep::Forever).await
+}
+
+#[tokio::test]
+async fn an_operator_owns_nothing_and_setup_writes_neither_records_nor_intents_nor_takes_the_bucket_away() {
+    let guarded = Guarded::start();
+    let setup = guarded.setup().await;
+    let (node, operator) = (guarded.node().await, guarded.operator().await);
+    is_denied("owning", claimed(&operator).await, ".n.x");
+    is_denied("owning", claimed(&setup).await, ".n.x");
+    let mine = record("dc-1", Duration::from_secs(60));
+    is_denied("a record", setup.register(&mine, Expected::Absent).await, "records.eu/dc-1");
+    let intent = Intent::new(IntentKind::Out, "mallory", "");
+    is_denied("an intent", setup.set_intent(mine.id(), &intent).await, "intents.eu/dc-1");
+    let options = ConnectOptions::with_user_and_password("setup".into(), "change-me-0".into());
+    let thief = options.custom_inbox_prefix("_INBOX_setup").connect(guarded.server.url()).await.expect("a client");
+    assert!(answered(&thief, "$JS.API.STREAM.INFO.KV_multidc", json!({})).await, "the test itself: this is granted");
+    for subject in ["$JS.API.STREAM.DELETE.KV_multidc", "$JS.API.STREAM.PURGE.KV_multidc"] {
+        assert!(!answered(&thief, subject, json!({})).await, "{subject} was answered");
+    }
+    assert!(matches!(claimed(&node).await, Ok(Swap::Done(_))), "a node may own");
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ async fn p12_the_servers_certificate_is_checked_and_the_error_says_what_is_wrong
     is_refused(&good, trusting("other-ca"), "no CA that we trust").await;
     is_refused(&good, TlsFiles::default(), "no CA that we trust").await;
     is_refused(&server(&certificates, "expired-server-by-ca", "", ""), trusting("ca"), "has expired").await;
+    is_refused(&server(&certificates, "early-server-by-ca", "", ""), trusting("ca"), "not valid yet").await;
     is_refused(&server(&certificates, "elsewhere-by-ca", "", ""), trusting("ca"), "another host").await;
     is_refused(&Server::start(""), trusting("ca"), "TLS").await;
     // A server that asks for TLS gets it unasked; the platform's roots do not know this one.
@@ -82,7 +83,9 @@ async fn p12_our_certificate_is_checked_and_the_error_says_what_is_wrong() {
     works(&plane).await;
     is_refused(&mutual, certificates.files("ca", None), "client certificate").await;
     is_refused(&mutual, certificates.files("ca", Some("client-by-other-ca")), "client certificate").await;
-    is_refused(&mutual, certificates.files("ca", Some("expired-client-by-ca")), "client certificate").await;
+    for client in ["expired-client-by-ca", "early-client-by-ca"] {
+        is_refused(&mutual, certificates.files("ca", Some(client)), "expired, or is not valid yet").await;
+    }
 }
 
 /// `verify_and_map`: the name in a client's certificate is its user.

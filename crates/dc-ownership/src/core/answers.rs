@@ -20,6 +20,9 @@ use crate::{
     order::Thing,
 };
 
+/// The most documents that are read at once because somebody told of a higher epoch.
+const MOST_LOOKS: usize = 1_024;
+
 impl Core {
     pub(super) fn asked(&mut self, input: Input, now: Instant) {
         match input {
@@ -32,6 +35,7 @@ impl Core {
                 Op::Stop => self.stop(op, now),
             },
             Input::Hint { thing, heard } => self.hint(&thing, heard),
+            Input::SetFloor(floor) if floor > Epoch::GREATEST => self.event(OwnershipEvent::FloorRefused { floor }),
             Input::SetFloor(floor) => {
                 self.raise_floor(floor, now);
                 self.remember(floor);
@@ -118,7 +122,9 @@ impl Core {
         let known =
             self.entry(thing).or_else(|| self.entry(&thing.whole()?)).map_or(Epoch(0), |(owner, _)| owner.epoch);
         let unit = unit_of(thing);
-        if heard > known && unit.key().is_ok() && self.asked_after.insert(unit.clone()) {
+        // Anybody may say anything: what there is no room for is said again, or seen by the watch.
+        let may_be = heard > known && heard <= Epoch::GREATEST && self.asked_after.len() < MOST_LOOKS;
+        if may_be && unit.key().is_ok() && self.asked_after.insert(unit.clone()) {
             self.ask(unit, Ask::Read, Purpose::Look);
         }
     }

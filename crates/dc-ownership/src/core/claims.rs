@@ -20,6 +20,13 @@ use crate::{
     title::Title,
 };
 
+/// More than a store goes through between what was seen last and the next write.
+const REVISIONS: u64 = 1 << 32;
+
+fn no_epoch_left(name: &str) -> OwnershipError {
+    OwnershipError::NoEpochLeft { what: format!("the global name {name:?}") }
+}
+
 impl Core {
     /// Claims of callers that were about to be made under a session that is over.
     pub(super) fn claims_void(&mut self) {
@@ -122,17 +129,27 @@ impl Core {
     /// Goes on with a caller's claim. Whether it has written, or waits for what it wrote.
     pub(super) fn pursue_claim(&mut self, name: &str, buried: bool) -> bool {
         let nonce = self.nonce();
+        // Its epoch will be the revision at which it is written, above the floor.
+        let room = self.floor.after(self.highest.saturating_add(REVISIONS)).is_some();
         let own = self.own.open().map(|open| open.id);
         let (Some(session), Some(state)) = (own, self.names.get(name)) else { return false };
         let Some(claim) = &state.claim else { return false };
         let data_center = self.me.data_center.id().clone();
         let ttl_ms = self.ttl_of(session);
         let body = match &state.owner {
+            None if !room => {
+                self.end_claim(name, Err(no_epoch_left(name)));
+                return false;
+            }
             None => NameDocument::created(&claim.spec, (session, data_center), ttl_ms, self.floor, nonce),
             Some(_) if state.holds_nonce(&claim.nonces) => return true,
             Some(owner) if buried && state.policy().is_some_and(|policy| policy.survives == Loss::Nothing) => {
                 // It ended with its node: the name is free, and its epochs go on.
-                let epoch = self.next_epoch(owner.epoch.max(state.highest.map_or(Epoch(0), |highest| highest.0)));
+                let last = owner.epoch.max(state.highest.map_or(Epoch(0), |highest| highest.0));
+                let Some(epoch) = self.next_epoch(last) else {
+                    self.end_claim(name, Err(no_epoch_left(name)));
+                    return false;
+                };
                 let owner = self.owner(session, data_center.clone(), epoch);
                 NameDocument::created(&claim.spec, (session, data_center), ttl_ms, Epoch(0), nonce).owned(&owner, nonce)
             }

@@ -162,6 +162,8 @@ pub struct Core {
 
     floor: Epoch,
     remembered: Epoch,
+    /// Things that can have no other owner, as was told.
+    at_the_end: BTreeSet<Thing>,
     requests: Requests,
     timers: Timers,
     out: Output,
@@ -231,6 +233,7 @@ impl Core {
             stopped: false,
             floor: Epoch(0),
             remembered: Epoch(0),
+            at_the_end: BTreeSet::new(),
             requests,
             timers: Timers::default(),
             out: Output::default(),
@@ -317,12 +320,21 @@ impl Core {
         self.remembered = self.remembered.max(epoch);
     }
 
-    /// The epoch after `epoch`, above the floor.
-    fn next_epoch(&self, epoch: Epoch) -> Epoch {
+    /// The epoch after `epoch`, above the floor. `None` where there is none: nothing gets an epoch twice (G3).
+    fn next_epoch(&self, epoch: Epoch) -> Option<Epoch> {
         if self.plants(Plant::IgnoreEpoch) && epoch > Epoch(0) {
-            return epoch;
+            return Some(epoch);
         }
-        epoch.max(self.floor).next()
+        epoch.max(self.floor).after(1)
+    }
+
+    /// As [`next_epoch`](Self::next_epoch); that there is none is told, once.
+    fn next_epoch_of(&mut self, thing: &Thing, epoch: Epoch) -> Option<Epoch> {
+        let next = self.next_epoch(epoch);
+        if next.is_none() && self.at_the_end.insert(thing.clone()) {
+            self.event(OwnershipEvent::NoEpochLeft { thing: thing.clone() });
+        }
+        next
     }
 
     /// The policy of what is known of a thing; `None` where this node does not serve it.

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use dc_core::{DataCenterSelector, Epoch};
+use dc_core::DataCenterSelector;
 
 use super::{
     Core, OpDone, OrderOut,
@@ -252,7 +252,8 @@ impl Core {
     /// Begins to hand over one identity of a slot, which goes on.
     fn start_part(&mut self, thing: &Thing, of: &Title, to: Holder, want: DataCenterSelector, now: Instant) {
         let attempts = self.attempts(thing);
-        let epoch = Epoch(self.next_epoch(of.epoch()).0.saturating_add(attempts));
+        let next = self.next_epoch(of.epoch());
+        let Some(epoch) = next.and_then(|next| next.after(attempts)) else { return self.cannot_move(thing, now) };
         self.quiesce_for(thing, of.part(), to, epoch, Some(want), now);
         // From now on nothing of it starts.
         self.dirty_thing(thing);

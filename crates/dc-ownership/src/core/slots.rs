@@ -7,7 +7,7 @@ use dc_core::{DataCenterSelector, Epoch, Version};
 
 use super::{Core, Outcome, Plant, Written, overrides::OverrideEntry, requests::Purpose, things::Plan, timers::Timer};
 use crate::{
-    documents::{Override, SlotsDocument, Unit, is_full},
+    documents::{Override, SlotsDocument, SlotsLater, Unit, is_full},
     event::OwnershipEvent,
     ids::{GroupId, SLOTS_PER_DOCUMENT, SessionId, Slot},
     order::Thing,
@@ -20,6 +20,8 @@ pub(super) struct SlotsState {
     pub(super) entries: Vec<SlotEntry>,
     /// Identities that live elsewhere than their slots.
     pub(super) overrides: BTreeMap<String, OverrideEntry>,
+    /// What a later version wrote beside them.
+    later: SlotsLater,
     pub(super) writing: bool,
     pub(super) retry_at: Instant,
     pub(super) failures: u32,
@@ -44,7 +46,8 @@ impl SlotEntry {
 impl SlotsState {
     pub(super) fn new(now: Instant) -> Self {
         let entries = (0..SLOTS_PER_DOCUMENT).map(|_| SlotEntry::new(now)).collect();
-        Self { version: None, entries, overrides: BTreeMap::new(), writing: false, retry_at: now, failures: 0 }
+        let (overrides, later) = (BTreeMap::new(), SlotsLater::default());
+        Self { version: None, entries, overrides, later, writing: false, retry_at: now, failures: 0 }
     }
 
     /// The entries of slots, and of what lives elsewhere.
@@ -161,6 +164,7 @@ impl Core {
         let (rows, mut overrides) = (document.rows(), document.overrides());
         let state = self.slots.entry(at).or_insert_with(|| SlotsState::new(now));
         state.version = Some(version);
+        state.later = document.later();
         let (mut news, mut gone) = (News::default(), Vec::new());
         for ((place, entry), row) in (0_u16..).zip(&mut state.entries).zip(rows) {
             let Some(slot) = Slot::new(at.1 * SLOTS_PER_DOCUMENT + place) else { continue };
@@ -261,7 +265,8 @@ impl Core {
         let nonce = self.nonce();
         let Some(state) = self.slots.get_mut(&at) else { return };
         state.writing = true;
-        let (version, body) = (state.version, SlotsDocument::new(&draft.rows, &draft.overrides, nonce).write());
+        let document = SlotsDocument::new(&draft.rows, &draft.overrides, nonce).with(&state.later);
+        let (version, body) = (state.version, document.write());
         self.write(unit, version, body, Keep::Forever, Purpose::Slots(draft.handed));
     }
 

@@ -499,4 +499,19 @@ mod tests {
         done(&mut core, 1, 1, 100);
         assert_eq!(pass(&mut core, 1), 1, "now it is");
     }
+
+    #[test]
+    fn r8_hints_of_what_nobody_has_cost_the_store_a_bounded_number_of_reads_at_once() {
+        let clock = ManualClock::new();
+        let mut core = core(&clock);
+        let mut hint = |name: &str, heard| {
+            let thing = crate::order::Thing::Name(name.to_owned());
+            core.put(Input::Hint { thing, heard: dc_core::Epoch(heard) }, clock.now());
+            core.asked_after.len()
+        };
+        assert_eq!(hint("x", u64::MAX), 0, "no epoch");
+        assert_eq!(hint("x", 9), 1);
+        let most = (0..5_000).map(|number| hint(&format!("n{number}"), 9)).max();
+        assert_eq!(most, Some(1_024));
+    }
 }

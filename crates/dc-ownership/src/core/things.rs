@@ -176,10 +176,12 @@ impl Core {
         Owner { session, data_center, epoch, handed: false, offer: 0, ttl_ms: self.ttl_of(session) }
     }
 
-    fn for_me(&self, epoch: Epoch) -> Option<Owner> {
+    /// This node, as the owner after `epoch`.
+    fn for_me(&mut self, thing: &Thing, epoch: Epoch) -> Option<Owner> {
         let session = self.own.open()?.id;
         let data_center = self.me.data_center.id().clone();
-        Some(self.owner(session, data_center, self.next_epoch(epoch)))
+        let epoch = self.next_epoch_of(thing, epoch)?;
+        Some(self.owner(session, data_center, epoch))
     }
 
     /// What is to be written of a thing, or when to look again. Step (3) of a take-over: only what nobody owns, or
@@ -244,7 +246,7 @@ impl Core {
         if now < due {
             return Plan::At(due.min(later));
         }
-        self.for_me(epoch).map_or(Plan::At(later), Plan::Write)
+        self.for_me(thing, epoch).map_or(Plan::At(later), Plan::Write)
     }
 
     pub(super) fn plan_own(&mut self, thing: &Thing, policy: &Policy, owner: &Owner, now: Instant) -> Plan {
@@ -270,8 +272,11 @@ impl Core {
                     Vec::new()
                 };
                 match others.first().and_then(|id| self.holder(*id)) {
-                    Some(to) => Plan::Write(self.owner(to.session, to.data_center, self.next_epoch(owner.epoch))),
-                    None => self.for_me(owner.epoch).map_or(Plan::Nothing, Plan::Write),
+                    Some(to) => match self.next_epoch_of(thing, owner.epoch) {
+                        Some(next) => Plan::Write(self.owner(to.session, to.data_center, next)),
+                        None => Plan::Nothing,
+                    },
+                    None => self.for_me(thing, owner.epoch).map_or(Plan::Nothing, Plan::Write),
                 }
             }
             Some(Hold::Confirming { .. } | Hold::Held { .. } | Hold::Releasing { .. }) | None => Plan::Nothing,
@@ -303,10 +308,13 @@ impl Core {
             self.relocated(thing, Err(OwnershipError::NotAllowed { what, data_center, why }));
             return None;
         };
+        let Some(epoch) = self.next_epoch_of(thing, owner.epoch.max(self.highest_epoch(thing))) else {
+            self.relocated(thing, Err(OwnershipError::NoEpochLeft { what: format!("{thing:?}") }));
+            return None;
+        };
         if let Some(relocation) = self.relocations.get_mut(thing) {
             relocation.sent = Some(session);
         }
-        let epoch = self.next_epoch(owner.epoch.max(self.highest_epoch(thing)));
         Some(Plan::Write(self.owner(session, data_center, epoch)))
     }
 

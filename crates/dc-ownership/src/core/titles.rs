@@ -255,11 +255,15 @@ impl Core {
         let attempts = self.attempts(thing);
         let next = self.next_epoch(owner.epoch);
         let epoch = match thing {
-            Thing::Slot(..) | Thing::Grain(..) => Epoch(next.0.saturating_add(attempts)),
+            Thing::Slot(..) | Thing::Grain(..) => next.and_then(|next| next.after(attempts)),
             // Never above what the name would begin with if it were claimed anew (`NameDocument::epoch`).
-            Thing::Name(_) => next.max(Epoch((next.0 + attempts).min(self.floor.0.saturating_add(self.highest)))),
+            Thing::Name(_) => next.and_then(|next| {
+                let anew = self.floor.0.saturating_add(self.highest);
+                next.after(attempts.min(anew.saturating_sub(next.0)))
+            }),
         };
         let Some(Hold::Held { title, adopting: None }) = self.holds.get(thing) else { return };
+        let Some(epoch) = epoch else { return self.cannot_move(thing, now) };
         self.quiesce_for(thing, title.clone(), to, epoch, want, now);
     }
 
@@ -280,6 +284,15 @@ impl Core {
         self.waiting.insert(token, thing.clone());
         self.order(order);
         self.timers.at(until, Timer::Unit(unit_of(thing)));
+    }
+
+    /// The thing stays: its next owner would have no epoch of its own.
+    pub(super) fn cannot_move(&mut self, thing: &Thing, now: Instant) {
+        let why = "no epoch is left for it";
+        self.stats.moves_failed += 1;
+        self.event(OwnershipEvent::MoveFailed { thing: thing.clone(), why: why.to_owned() });
+        self.placement_failed(thing, why);
+        self.drain_failed(thing, now);
     }
 
     /// The thing stays: nothing was written, and nothing will be.

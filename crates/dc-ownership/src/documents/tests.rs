@@ -5,7 +5,7 @@ use dc_core::Selector;
 use super::*;
 
 fn owner(number: u64, dc: &str) -> Owner {
-    let (session, epoch) = (SessionId(u128::MAX - u128::from(number)), Epoch(u64::MAX));
+    let (session, epoch) = (SessionId(u128::MAX - u128::from(number)), Epoch::GREATEST);
     let data_center = dc.parse().expect("legal");
     Owner { session, data_center, epoch, handed: true, offer: (1 << 53) - 1, ttl_ms: 3_600_000 }
 }
@@ -65,4 +65,42 @@ fn a_full_document_is_one_that_every_store_takes() {
         println!("{} overrides of {length} bytes: {size} bytes", overrides.len());
         assert!(overrides.len() >= 16 && size <= dc_controlplane::ownership::MAX_DOCUMENT, "{size}");
     }
+}
+
+#[test]
+fn g3_a_document_with_an_epoch_above_the_greatest_is_no_document() {
+    let above = Epoch(Epoch::GREATEST.0 + 1);
+    let session = |floor| {
+        let dc = DataCenter::new("dc-1").build().expect("legal");
+        let document = SessionDocument::new(NodeId(1), dc, "10.0.0.1:7946".parse().expect("legal"), 1_000);
+        SessionDocument::read(&SessionDocument { floor, ..document }.write())
+    };
+    assert!(session(Epoch::GREATEST).is_ok() && session(above).is_err());
+    let slots = |epoch| {
+        let rows: Vec<_> = (0..64).map(|_| Some(Owner { epoch, ..owner(1, "us/dc-1") })).collect();
+        SlotsDocument::read(&SlotsDocument::new(&rows, &BTreeMap::new(), 1).write(), 0)
+    };
+    assert!(slots(Epoch::GREATEST).is_ok());
+    let error = slots(above).expect_err("above");
+    assert!(error.contains("the greatest"), "{error}");
+    let identity = identities(20).next().expect("there are many");
+    let placed = |epoch| {
+        let of = Override { owner: Owner { epoch, ..owner(1, "us/dc-1") }, to: Selector::region("eu") };
+        let overrides = [(identity.clone(), of)].into_iter().collect();
+        SlotsDocument::read(&SlotsDocument::new(&vec![None; 64], &overrides, 1).write(), 0)
+    };
+    assert!(placed(Epoch::GREATEST).is_ok() && placed(above).is_err());
+    let name = |base: u64, epoch, revision| {
+        let policy = Policy::default();
+        let spec = NameSpec { name: "x".into(), kind: "k".into(), args: Bytes::new(), policy };
+        let of = owner(1, "us/dc-1");
+        let created = NameDocument::created(&spec, (of.session, of.data_center.clone()), 1_000, Epoch(base), 1);
+        let body = if epoch > Epoch(0) { created.owned(&Owner { epoch, ..of }, 2) } else { created };
+        let (key, version) = (name_key("x").expect("legal"), Version::new(dc_core::StoreId(1), revision));
+        NameDocument::read(&Document { key, body: body.write(), version })
+    };
+    assert!(name(0, Epoch::GREATEST, 5).is_ok() && name(0, above, 5).is_err());
+    let none = Epoch(0);
+    assert!(name(Epoch::GREATEST.0 - 5, none, 5).is_ok());
+    assert!(name(Epoch::GREATEST.0 - 5, none, 6).is_err() && name(u64::MAX, none, 6).is_err());
 }

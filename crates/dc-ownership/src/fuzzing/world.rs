@@ -20,7 +20,7 @@ use dc_controlplane::{
 };
 use dc_core::{Clock, Epoch, SystemClock, Version};
 
-use super::{STORE, elsewhere, group, key, me, owner, read, samples, session, spec};
+use super::{STORE, elsewhere, group, key, me, of_later_versions, owner, read, samples, session, spec};
 use crate::{
     core::{Answer, Ask, Core, Effect, Input, Op, OrderOut, Outcome, Setup, Written},
     documents::{NameDocument, PREFIXES, SlotsDocument, Unit},
@@ -268,6 +268,10 @@ pub fn scripts() -> Vec<(String, Vec<u8>)> {
         .into_iter()
         .map(|(name, key, body)| (name.to_owned(), format!("{key} {}", String::from_utf8_lossy(&body)).into_bytes()))
         .collect();
+    let later = of_later_versions().into_iter();
+    scripts.extend(
+        later.map(|(name, key, body)| (name, format!("{key} {}", String::from_utf8_lossy(&body)).into_bytes())),
+    );
     let other = me(9, "dc-2");
     let open = |n| line(&Unit::Session(SessionId(5)), session(&other, n).write());
     let rows = |row: Owner| vec![Some(row); usize::from(SLOTS_PER_DOCUMENT)];

@@ -3,9 +3,9 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use dc_core::Epoch;
-use dc_ownership::OwnershipEvent;
+use dc_ownership::{OwnershipError, OwnershipEvent};
 
-use crate::support::{TTL, World, spec, survivor, until};
+use crate::support::{TTL, World, name, spec, survivor, until};
 
 #[tokio::test(start_paused = true)]
 async fn g2_an_owner_cut_off_from_the_store_stops_before_another_takes_over_and_comes_back_with_nothing() {
@@ -165,4 +165,41 @@ async fn g2_a_stale_reader_takes_nothing_from_a_live_owner() {
     assert_eq!(title.check(), Ok(()));
     assert_eq!(b.own.stats().takeovers, 0);
     b.plane.read_fresh();
+}
+
+#[tokio::test(start_paused = true)]
+async fn g3_at_the_greatest_epoch_nothing_gets_another_owner_rather_than_an_epoch_twice() {
+    let world = World::new();
+    let (a, b) = (world.node("us-1", &[]), world.node("eu-1", &[]));
+    a.own.until_ready().await;
+    b.own.until_ready().await;
+    let title = a.own.claim(spec("x", &survivor())).await.expect("free");
+    let mut events = b.own.events();
+    let before = b.own.remembered_floor();
+    b.own.set_floor(Epoch(u64::MAX));
+    b.own.set_floor(Epoch(Epoch::GREATEST.0 + 1));
+    for _ in 0..2 {
+        let refused = events.recv().await.expect("told");
+        assert!(matches!(refused, OwnershipEvent::FloorRefused { .. }), "{refused:?}");
+    }
+    assert_eq!(b.own.remembered_floor(), before);
+    b.own.set_floor(Epoch::GREATEST);
+    until("it is passed on", TTL, || a.own.remembered_floor() == Epoch::GREATEST).await;
+    for node in [&a, &b] {
+        let refused = node.own.claim(spec("y", &survivor())).await;
+        assert!(matches!(refused, Err(OwnershipError::NoEpochLeft { .. })), "{refused:?}");
+    }
+    assert!(title.check().is_ok(), "who owns something goes on");
+    world.kill(a);
+    let told = async {
+        loop {
+            if let OwnershipEvent::NoEpochLeft { thing } = events.recv().await.expect("told") {
+                return thing;
+            }
+        }
+    };
+    let thing = tokio::time::timeout(5 * TTL, told).await.expect("told in time");
+    assert_eq!(thing, name("x"));
+    tokio::time::sleep(5 * TTL).await;
+    assert!(b.own.name_title("x").is_none() && b.log.adopted.lock().is_empty());
 }

@@ -2,6 +2,7 @@
 
 mod balance;
 mod faults;
+mod later;
 mod names;
 mod overrides;
 mod protocol;

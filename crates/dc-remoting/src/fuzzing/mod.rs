@@ -214,7 +214,7 @@ pub fn handshake(bytes: &[u8]) {
     match read_welcome(&local, bytes) {
         Ok((identity, grant)) => {
             assert_eq!(identity.system, local.system);
-            let room = RemotingConfig::MAX_ADDRESS + RemotingConfig::MESSAGE_OVERHEAD;
+            let room = RemotingConfig::MESSAGE_ROOM;
             assert!(grant.max_payload + room <= grant.link_window, "{grant:?}: a payload that never fits");
             let config = RemotingConfig::builder(identity.system.clone(), identity.dc.clone(), identity.node);
             let again = welcome_frame(&identity, identity.protocol, &config.build().expect("defaults are legal"));

@@ -29,6 +29,9 @@ use crate::{LinkEvent, RefusedBy, TlsRefusal, network::Entrance, refusal, remoti
 /// What every HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Bytes that a connection may bring before its handshake is over: what a first frame and HTTP/2 need is a tenth of it.
+const OPENING: usize = 16 << 10;
+
 /// What every TLS connection begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -111,12 +114,14 @@ pub(crate) struct Guarded {
     deadline: Pin<Box<Sleep>>,
     /// Bytes of the preface that were seen.
     seen: usize,
+    /// Bytes that came before the handshake was over.
+    opening: usize,
 }
 
 impl Guarded {
     fn new(io: Socket, conn: Arc<Conn>, deadline: Pin<Box<Sleep>>) -> Self {
         let closed = Box::pin(conn.close.clone().cancelled_owned());
-        Self { io, conn, closed, deadline, seen: 0 }
+        Self { io, conn, closed, deadline, seen: 0, opening: 0 }
     }
 
     /// Fails once the connection is to end. Looked at before writing too: who reads nothing can keep HTTP/2 from reading.
@@ -159,6 +164,14 @@ impl AsyncRead for Guarded {
             let fresh = buf.filled()[before..].to_vec();
             if let Err(err) = this.check_preface(&fresh) {
                 return Poll::Ready(Err(err));
+            }
+        }
+        if !this.conn.shaken.load(Ordering::Acquire) {
+            this.opening += buf.filled().len() - before;
+            if this.opening > OPENING {
+                let why = "it sends too much before its handshake is over";
+                this.conn.refuse_for("opening", why);
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
             }
         }
         read

@@ -3,6 +3,7 @@
 //! Reading order: [`accept`] (connections), [`places`] (their number), [`serve`] (the first frame), [`reader`], [`writer`].
 
 mod accept;
+mod lingering;
 mod places;
 mod reader;
 mod serve;
@@ -28,6 +29,7 @@ use crate::{
 };
 
 pub(crate) use accept::serve_connections;
+pub(crate) use lingering::Lingering;
 pub(crate) use places::Places;
 
 /// How long credits wait for more of their pair before they travel.
@@ -60,6 +62,8 @@ pub(crate) struct InLink {
     why: OnceLock<Arc<str>>,
     /// Bytes of messages that arrived and whose credits were not sent back yet.
     unaccepted: AtomicUsize,
+    /// Bytes of calls that were not answered yet.
+    call_bytes: AtomicUsize,
     /// Asks and calls that were not answered yet, times [`ONE`], plus the bytes of answers not written yet.
     work: AtomicU64,
     drained: Notify,
@@ -97,6 +101,7 @@ impl InLink {
             parting: AtomicBool::new(false),
             why: OnceLock::new(),
             unaccepted: AtomicUsize::new(0),
+            call_bytes: AtomicUsize::new(0),
             work: AtomicU64::new(0),
             drained: Notify::new(),
             left: AtomicU64::new(0),
@@ -160,10 +165,20 @@ impl InLink {
             tracing::info!(peer = ?self.identity, why = &*self.why(), "link from peer ended");
         }
         self.closed.cancel();
-        self.shared.inbound.lock().remove(&(self.identity.node, self.id));
+        let listed = self.shared.inbound.lock().remove(&(self.identity.key(), self.id));
         // Lanes and link hold each other: let go of the lanes.
         let lanes = std::mem::take(&mut *self.lanes.lock());
         lanes.iter().flatten().for_each(|lane| lane.owe_nothing());
+        if let Some(link) = listed {
+            self.shared.lingering.left(&link);
+        }
+    }
+
+    /// What this node holds of it, also after its end: bytes of messages that wait to be accepted and of calls, and the
+    /// number of asks and calls that are not answered.
+    fn held(&self) -> (usize, usize) {
+        let calls = self.call_bytes.load(Ordering::Acquire);
+        (self.unaccepted.load(Ordering::Acquire) + calls, self.unanswered())
     }
 
     fn why(&self) -> Arc<str> {
@@ -196,8 +211,6 @@ pub(crate) struct InLane {
     back: mpsc::UnboundedSender<Back>,
     /// Calls that were not answered yet.
     calls: AtomicUsize,
-    /// Bytes of their bodies.
-    call_bytes: AtomicUsize,
     /// Pairs that credits are owed to, each once; `None` once nobody can be paid. They hold the lane.
     owing: Mutex<Option<Vec<Arc<PairIn>>>>,
     /// Credits travel at once: nothing else is expected to take them along, or a sender waits for them.
@@ -216,7 +229,6 @@ impl InLane {
             kind,
             back,
             calls: AtomicUsize::new(0),
-            call_bytes: AtomicUsize::new(0),
             owing: Mutex::new(Some(Vec::new())),
             eager: AtomicBool::new(false),
             due: AtomicBool::new(false),
@@ -261,7 +273,7 @@ impl InLane {
     /// Counts a call's body; false if those that are unanswered would be more than the link's window holds.
     fn hold_call(&self, bytes: usize) -> bool {
         let window = self.link.shared.config.link_window;
-        let fits = self.call_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes <= window;
+        let fits = self.link.call_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes <= window;
         if !fits {
             self.release_call(bytes);
         }
@@ -270,13 +282,15 @@ impl InLane {
 
     /// A call whose body was counted is answered.
     pub(crate) fn release_call(&self, bytes: usize) {
-        self.call_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.link.call_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
     /// Nothing can be paid any more: the pairs that were owed to, and this lane, let go of each other.
     fn owe_nothing(&self) {
         let owing = self.owing.lock().take();
-        drop(owing);
+        for pair in owing.into_iter().flatten() {
+            pair.write_off();
+        }
     }
 
     /// Sends what is owed now.
@@ -328,14 +342,22 @@ impl PairIn {
         Self { lane, id, owed: AtomicU64::new(0) }
     }
 
+    /// Credits that nobody can be paid any more: what they are for is no longer held.
+    fn write_off(&self) {
+        let bytes = bytes_of(self.owed.swap(0, Ordering::AcqRel));
+        self.lane.link.unaccepted.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
     /// One message was accepted: its credits go back, together with others where that costs little time.
     pub(crate) fn accepted(this: &Arc<Self>, cost: u32) {
         let lane = &*this.lane;
         let before = this.owed.fetch_add(ONE + u64::from(cost), Ordering::AcqRel);
-        if before == 0
-            && let Some(owing) = &mut *lane.owing.lock()
-        {
-            owing.push(Arc::clone(this));
+        if before == 0 {
+            match &mut *lane.owing.lock() {
+                Some(owing) => owing.push(Arc::clone(this)),
+                // The link has ended. Whoever comes while this stands finds more than 0, and leaves it to us.
+                None => return this.write_off(),
+            }
         }
         let (messages, bytes) = (before / ONE + 1, bytes_of(before) + cost as usize);
         let reaches = |limit: (u64, usize)| messages >= limit.0 || bytes >= limit.1.min(lane.link.share);

@@ -28,14 +28,18 @@ const ASKS: usize = 4;
 /// However many may be configured: half of what the count of a link holds.
 const MOST_ASKS: usize = 1 << 23;
 
+/// Asks and calls of one link that may be unanswered here.
+pub(super) fn most_asks(config: &RemotingConfig) -> usize {
+    config.max_asks.saturating_mul(ASKS).min(MOST_ASKS)
+}
+
 /// A message whose payload is still arriving.
 struct Assembly {
     message: Message,
-    pair: u32,
+    accept: Accept,
     correlation: u64,
     data: BytesMut,
     total: usize,
-    cost: u32,
     deadline: Option<Instant>,
 }
 
@@ -215,27 +219,31 @@ impl Reader {
     }
 
     fn envelope(&mut self, frame: &Bytes, envelope: EnvelopeRef<'_>) -> Result<(), String> {
-        let (size, cost) = self.admit(&envelope)?;
+        let kind = self.symbol(envelope.kind, envelope.kind_text)?;
+        let name = self.symbol(envelope.message, envelope.message_text)?;
+        let (size, cost) = self.admit(&envelope, kind.len() + name.len())?;
         let message = Message {
             to: envelope.to,
-            kind: self.symbol(envelope.kind, envelope.kind_text)?,
+            kind,
             key: owned(frame, envelope.key),
-            message: self.symbol(envelope.message, envelope.message_text)?,
+            message: name,
             epoch: envelope.epoch,
             from: owned(frame, envelope.from),
             payload: if envelope.total == 0 { owned(frame, envelope.payload) } else { Bytes::new() },
         };
         let correlation = envelope.correlation;
         let left = (correlation != 0).then(|| Duration::from_micros(envelope.left_us));
+        let accept = Accept::new(self.pair(envelope.pair)?, cost);
         if envelope.total == 0 {
-            return self.deliver(message, envelope.pair, correlation, cost, left);
+            self.deliver(message, accept, correlation, left);
+            return Ok(());
         }
         let deadline = left.map(|left| self.lane.link.shared.clock.now() + left);
         let mut data = BytesMut::with_capacity(size);
         data.extend_from_slice(envelope.payload);
         let transfer = envelope.transfer;
         let whole = data.len() >= size;
-        let assembly = Assembly { message, pair: envelope.pair, correlation, data, total: size, cost, deadline };
+        let assembly = Assembly { message, accept, correlation, data, total: size, deadline };
         if whole || self.assemblies.insert(transfer, assembly).is_some() {
             return Err(format!("it begins transfer {transfer} wrongly"));
         }
@@ -243,7 +251,7 @@ impl Reader {
     }
 
     /// Checks sizes and counts the message against the window. Gives its payload's size and its cost.
-    fn admit(&self, envelope: &EnvelopeRef<'_>) -> Result<(usize, u32), String> {
+    fn admit(&self, envelope: &EnvelopeRef<'_>, names: usize) -> Result<(usize, u32), String> {
         if self.lane.kind == LaneKind::Control {
             return Err("it sends a message over the control lane".into());
         }
@@ -257,9 +265,11 @@ impl Reader {
         if address > RemotingConfig::MAX_ADDRESS {
             return Err(format!("it sends a key and sender of {address} bytes"));
         }
-        let cost = size + address + RemotingConfig::MESSAGE_OVERHEAD;
+        // By their text: kept messages hold names, too.
+        let cost = size + address + names + RemotingConfig::MESSAGE_OVERHEAD;
         let unaccepted = link.unaccepted.fetch_add(cost, Ordering::AcqRel) + cost;
         if unaccepted > config.link_window {
+            crate::measure::limit("link_window");
             return Err(format!("it sends {unaccepted} bytes into a window of {}", config.link_window));
         }
         // Bounded by the window just checked.
@@ -281,24 +291,17 @@ impl Reader {
         let message = Message { payload: done.data.freeze(), ..done.message };
         let now = self.lane.link.shared.clock.now();
         let left = done.deadline.map(|at| at.saturating_duration_since(now));
-        self.deliver(message, done.pair, done.correlation, done.cost, left)
+        self.deliver(message, done.accept, done.correlation, left);
+        Ok(())
     }
 
-    fn deliver(
-        &mut self,
-        message: Message,
-        pair: u32,
-        correlation: u64,
-        cost: u32,
-        left: Option<Duration>,
-    ) -> Result<(), String> {
-        let accept = Accept::new(self.pair(pair)?, cost);
+    fn deliver(&self, message: Message, accept: Accept, correlation: u64, left: Option<Duration>) {
         let limit = self.lane.link.shared.config.max_payload;
         let reply = (correlation != 0).then(|| self.reply_to(correlation, limit));
         let link = &self.lane.link;
         match (reply, link.shared.services.get_receiver()) {
             (Some(reply), _) if left.is_none_or(|left| left.is_zero()) => reply.expired(),
-            (Some(reply), _) if link.unanswered() > link.shared.config.max_asks.saturating_mul(ASKS).min(MOST_ASKS) => {
+            (Some(reply), _) if link.unanswered() > most_asks(&link.shared.config) => {
                 crate::measure::limit("max_asks");
                 reply.not_run("too many asks are unanswered");
             }
@@ -308,7 +311,6 @@ impl Reader {
             (Some(reply), None) => reply.not_run("this node takes no messages yet"),
             (None, None) => tracing::debug!(peer = ?link.identity, "tell dropped: this node takes no messages yet"),
         }
-        Ok(())
     }
 
     fn pair(&mut self, id: u32) -> Result<Arc<PairIn>, String> {
@@ -317,6 +319,7 @@ impl Reader {
             return Ok(Arc::clone(pair));
         }
         if index >= self.lane.link.shared.config.max_pairs {
+            crate::measure::limit("max_pairs");
             return Err(format!("it uses pair {id}, {} are allowed", self.lane.link.shared.config.max_pairs));
         }
         if self.pairs.len() <= index {

@@ -21,9 +21,9 @@ use tonic::{
 use super::{InLane, InLink, accept::Conn, reader, slot, writer::BackStream};
 use crate::{
     RemotingConfig,
-    refusal::TOO_MANY_LINKS,
+    refusal::{TOO_MANY_LINKS, TOO_MUCH_HELD},
     remoting::Shared,
-    wire::{FrameCodec, OutFrame, PATH, SERVICE_NAME, read_hello, welcome_frame},
+    wire::{FrameCodec, OutFrame, PATH, ReadHello, SERVICE_NAME, read_hello, welcome_frame},
 };
 
 /// Serves the one method of `multidc.link.v1.Link`.
@@ -93,6 +93,28 @@ impl StreamingService<Bytes> for TakeLane {
     }
 }
 
+/// The link that a lane belongs to, and whether it is the first of it.
+fn link_of(shared: &Arc<Shared>, conn: &Conn, hello: &ReadHello) -> Result<(Arc<InLink>, bool), Status> {
+    let mut inbound = shared.inbound.lock();
+    let peer = hello.identity.key();
+    let links = inbound.keys().filter(|(of, _)| *of == peer).count();
+    match inbound.entry((peer, hello.link)) {
+        Entry::Occupied(entry) => Ok((Arc::clone(entry.get()), false)),
+        Entry::Vacant(_) if shared.lingering.is_too_much(&hello.identity, &shared.config) => {
+            conn.refuse_for("link_window", TOO_MUCH_HELD);
+            Err(Status::resource_exhausted(TOO_MUCH_HELD))
+        }
+        Entry::Vacant(_) if links >= shared.config.max_links_per_peer => {
+            conn.refuse_for("max_links_per_peer", TOO_MANY_LINKS);
+            Err(Status::resource_exhausted(TOO_MANY_LINKS))
+        }
+        Entry::Vacant(entry) => {
+            let link = Arc::new(InLink::new(Arc::clone(shared), hello.link, hello.identity.clone()));
+            Ok((Arc::clone(entry.insert(link)), true))
+        }
+    }
+}
+
 /// Reads the hello and opens the lane. The connection's own time limit bounds the wait for it.
 async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Bytes>) -> Result<BackStream, Status> {
     if conn.taken.swap(true, Ordering::AcqRel) {
@@ -117,22 +139,7 @@ async fn take(shared: &Arc<Shared>, conn: &Arc<Conn>, mut stream: Streaming<Byte
         return Err(Status::unauthenticated(said));
     }
     let protocol = hello.identity.protocol;
-    let (link, fresh) = {
-        let mut inbound = shared.inbound.lock();
-        let node = hello.identity.node;
-        let links = inbound.keys().filter(|(of, _)| *of == node).count();
-        match inbound.entry((node, hello.link)) {
-            Entry::Occupied(entry) => (Arc::clone(entry.get()), false),
-            Entry::Vacant(_) if links >= shared.config.max_links_per_peer => {
-                conn.refuse_for("max_links_per_peer", TOO_MANY_LINKS);
-                return Err(Status::resource_exhausted(TOO_MANY_LINKS));
-            }
-            Entry::Vacant(entry) => {
-                let link = Arc::new(InLink::new(Arc::clone(shared), hello.link, hello.identity));
-                (Arc::clone(entry.insert(link)), true)
-            }
-        }
-    };
+    let (link, fresh) = link_of(shared, conn, &hello)?;
     let (back, rx) = mpsc::unbounded_channel();
     let lane = Arc::new(InLane::new(Arc::clone(&link), hello.lane, back));
     let earlier = link.lanes.lock()[slot(hello.lane)].replace(Arc::clone(&lane));

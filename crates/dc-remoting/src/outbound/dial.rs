@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     LinkError, PeerIdentity, RefusedBy, RemotingConfig, TlsRefusal,
-    refusal::{TLS_ONLY, TOO_MANY, TOO_MANY_LINKS},
+    refusal::{TLS_ONLY, TOO_MANY, TOO_MANY_LINKS, TOO_MUCH_HELD},
     remoting::Shared,
     wire::{FrameCodec, Grant, LaneKind, PATH, hello_frame, read_welcome},
 };
@@ -233,6 +233,9 @@ fn refused_or_not(endpoint: &Endpoint, status: &Status) -> LinkError {
     let overloaded = |what| LinkError::Overloaded { endpoint: endpoint.clone(), what };
     if status.message() == TOO_MANY_LINKS {
         return overloaded("it takes no more links of this node");
+    }
+    if status.message() == TOO_MUCH_HELD {
+        return overloaded("it still holds too much of what came over earlier links");
     }
     if chain(status).contains(TOO_MANY) {
         return overloaded("it has no place for another connection");

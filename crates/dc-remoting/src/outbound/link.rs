@@ -51,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) used: Arc<AtomicBool>,
     /// A pong came since this was last cleared.
     pub(crate) pong: AtomicBool,
+    /// It was said that another datacenter is at its end than the one that is wanted.
+    pub(crate) told_wrong: AtomicBool,
     rtt_ns: AtomicU64,
     /// Nobody looks after deadlines at present, as nothing was under way.
     resting: AtomicBool,
@@ -132,6 +134,7 @@ impl Link {
             unaccepted: AtomicUsize::new(0),
             used,
             pong: AtomicBool::new(false),
+            told_wrong: AtomicBool::new(false),
             rtt_ns: AtomicU64::new(0),
             resting: AtomicBool::new(false),
             roused: Notify::new(),

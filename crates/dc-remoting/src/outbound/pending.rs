@@ -102,6 +102,12 @@ impl Locked<'_> {
         Some(ask)
     }
 
+    /// Whether its asker still waits.
+    pub(crate) fn waits(&self, correlation: u64) -> bool {
+        let slot = self.table.slots.get((correlation as u32 >> 2) as usize);
+        slot.is_some_and(|slot| slot.generation == (correlation >> 32) as u32 && slot.ask.is_some())
+    }
+
     /// Takes out the asks whose time is over, and those that nobody waits for any more.
     /// Looks at the table only when something may be due.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Ask> {

@@ -16,12 +16,20 @@ use crate::{
     wire::{ChunkRef, CreditRef, Fields, Goodbye, Malformed, Outcome, Ping, ReplyRef, owned},
 };
 
+/// Replies and credits of one frame that are kept before they are handed out.
+const AT_ONCE: usize = 4096;
+
+/// The longest text of a refusal that is kept, in characters.
+const WHY: usize = 500;
+
 /// An answer whose body is still arriving.
 struct Assembly {
     correlation: u64,
     outcome: i32,
     status: u32,
-    data: BytesMut,
+    /// What has come; `None` where nobody waits for it: it is passed over.
+    data: Option<BytesMut>,
+    got: usize,
     total: usize,
 }
 
@@ -90,21 +98,29 @@ impl Reader {
     }
 
     fn frame(&mut self, frame: &Bytes) -> Result<(), String> {
-        let link = Arc::clone(&self.link);
         let mut found = Found::default();
         let read = self.fields(frame, &mut found);
-        for (ask, reply) in askers(&link, &found.replies) {
-            let body = owned(frame, reply.body);
-            ask.finish(result(&link, reply.outcome, reply.status, body));
-        }
-        credit(&link, &found.credits);
+        self.hand_out(frame, &mut found);
         read
+    }
+
+    fn hand_out(&self, frame: &Bytes, found: &mut Found<'_>) {
+        for (ask, reply) in askers(&self.link, &found.replies) {
+            let body = owned(frame, reply.body);
+            ask.finish(result(&self.link, reply.outcome, reply.status, body));
+        }
+        credit(&self.link, &found.credits);
+        found.replies.clear();
+        found.credits.clear();
     }
 
     fn fields<'a>(&mut self, frame: &'a Bytes, found: &mut Found<'a>) -> Result<(), String> {
         let mut fields = Fields::of(frame);
         let wire = |err: Malformed| err.to_string();
         while let Some((number, value)) = fields.next().map_err(wire)? {
+            if found.replies.len() >= AT_ONCE || found.credits.len() >= AT_ONCE {
+                self.hand_out(frame, found);
+            }
             match number {
                 4 => self.chunk(ChunkRef::read(value.bytes().map_err(wire)?).map_err(wire)?)?,
                 7 => {
@@ -132,28 +148,36 @@ impl Reader {
         Ok(())
     }
 
+    /// What this node takes as an answer, whatever the peer may send.
     fn limit(&self) -> usize {
         let config = &self.link.shared.config;
-        config.max_payload.max(config.max_call_body).max(self.link.grant.max_payload)
+        config.max_payload.max(config.max_call_body)
     }
 
-    /// The first piece of a large answer.
+    /// The first piece of a large answer. One that is too large, or that nobody waits for, is passed over to its end: its
+    /// peer may take larger messages than this node, and cannot know who has given up.
     fn begin(&mut self, reply: ReplyRef<'_>) -> Result<(), String> {
-        let limit = self.limit();
-        let total = usize::try_from(reply.total).unwrap_or(usize::MAX).max(reply.body.len());
-        if total > limit {
-            return Err(format!("it answers with {total} bytes, {limit} are allowed"));
-        }
-        // Each transfer belongs to one unanswered ask, so their number is bounded by what was asked.
-        if self.assemblies.len() > self.link.unanswered() {
-            return Err("it begins more answers than it was asked for".into());
-        }
-        let mut data = BytesMut::with_capacity(total);
-        data.extend_from_slice(reply.body);
         let ReplyRef { correlation, outcome, status, transfer, .. } = reply;
-        let whole = data.len() >= total;
-        let assembly = Assembly { correlation, outcome, status, data, total };
-        if whole || self.assemblies.insert(transfer, assembly).is_some() {
+        let total = usize::try_from(reply.total).unwrap_or(usize::MAX).max(reply.body.len());
+        if total > self.limit() {
+            if let Some(ask) = self.asker(correlation) {
+                let max = self.limit();
+                ask.finish(Err(LinkError::TooLarge { what: "answer", size: total, max, may_have_run: true }));
+            }
+            if reply.body.len() >= total {
+                // All of it came at once.
+                return Ok(());
+            }
+        }
+        self.let_go();
+        if self.assemblies.len() >= self.link.shared.config.max_asks {
+            return Err("it begins more answers than it may be asked for".into());
+        }
+        // No more is reserved than has come.
+        let data = self.waits(correlation).then(|| BytesMut::from(reply.body));
+        let got = reply.body.len();
+        let assembly = Assembly { correlation, outcome, status, data, got, total };
+        if got >= total || self.assemblies.insert(transfer, assembly).is_some() {
             return Err(format!("it begins transfer {transfer} wrongly"));
         }
         Ok(())
@@ -163,20 +187,42 @@ impl Reader {
         let Some(assembly) = self.assemblies.get_mut(&chunk.transfer) else {
             return Err(format!("it continues transfer {}, which it did not begin", chunk.transfer));
         };
-        if assembly.data.len() + chunk.data.len() > assembly.total || chunk.data.is_empty() {
+        if chunk.data.len() > assembly.total - assembly.got || chunk.data.is_empty() {
             return Err(format!("transfer {} does not keep to its size", chunk.transfer));
         }
-        assembly.data.extend_from_slice(chunk.data);
-        if assembly.data.len() < assembly.total {
+        assembly.got += chunk.data.len();
+        if let Some(data) = &mut assembly.data {
+            data.extend_from_slice(chunk.data);
+        }
+        if assembly.got < assembly.total {
             return Ok(());
         }
         let Some(done) = self.assemblies.remove(&chunk.transfer) else { return Ok(()) };
-        let Some(pending) = self.link.pending.get(lane_of(done.correlation)) else { return Ok(()) };
-        let ask = pending.lock().remove(done.correlation);
-        if let Some(ask) = ask {
-            ask.finish(result(&self.link, done.outcome, done.status, done.data.freeze()));
+        if let Some(data) = done.data
+            && let Some(ask) = self.asker(done.correlation)
+        {
+            ask.finish(result(&self.link, done.outcome, done.status, data.freeze()));
         }
         Ok(())
+    }
+
+    fn waits(&self, correlation: u64) -> bool {
+        self.link.pending.get(lane_of(correlation)).is_some_and(|pending| pending.lock().waits(correlation))
+    }
+
+    fn asker(&self, correlation: u64) -> Option<Ask> {
+        self.link.pending.get(lane_of(correlation))?.lock().remove(correlation)
+    }
+
+    /// Lets go of what has come for those who wait no more.
+    fn let_go(&mut self) {
+        let link = &self.link;
+        for assembly in self.assemblies.values_mut().filter(|assembly| assembly.data.is_some()) {
+            let pending = link.pending.get(lane_of(assembly.correlation));
+            if !pending.is_some_and(|pending| pending.lock().waits(assembly.correlation)) {
+                assembly.data = None;
+            }
+        }
     }
 
     fn pong(&self, sent_ns: u64) {
@@ -206,7 +252,8 @@ fn result(link: &Link, outcome: i32, status: u32, body: Bytes) -> Result<Answer,
     match Outcome::try_from(outcome) {
         Ok(Outcome::Answered) => Ok(Answer { status, body }),
         Ok(Outcome::NotRun) => {
-            Err(LinkError::NotRun { endpoint: endpoint(), why: String::from_utf8_lossy(&body).into() })
+            let why = String::from_utf8_lossy(&body).chars().take(WHY).collect::<String>();
+            Err(LinkError::NotRun { endpoint: endpoint(), why: why.into() })
         }
         Ok(Outcome::Expired) => {
             Err(LinkError::Timeout { endpoint: endpoint(), after: Duration::ZERO, may_have_run: false })

@@ -24,6 +24,9 @@ const ALPN: &[u8] = b"h2";
 /// Tickets kept per peer: two per handshake, three lanes, and some that were not used.
 const TICKETS: usize = 16;
 
+/// Peers whose tickets are kept.
+const CLIENTS: usize = 4096;
+
 /// A set of certificates and what was made of it. Sessions that it began can be resumed with it only: a new set means
 /// full handshakes.
 pub(crate) struct Material {
@@ -71,7 +74,10 @@ impl Material {
     /// The configuration with which `endpoint` is dialled.
     pub(crate) fn client(&self, endpoint: &Endpoint) -> Arc<ClientConfig> {
         let mut clients = self.clients.lock();
-        // As many as there are peers, which are bounded.
+        if clients.len() >= CLIENTS && !clients.contains_key(endpoint) {
+            // Peers come and go: those that are still there shake hands in full once.
+            clients.clear();
+        }
         let config = clients.entry(endpoint.clone()).or_insert_with(|| {
             let mut config = self.client.clone();
             config.resumption = Resumption::in_memory_sessions(TICKETS);

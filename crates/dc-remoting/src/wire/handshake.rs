@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dc_core::{Invalid, NodeId, StoreId, SystemName};
 use prost::Message;
 
-use super::{Frame, Hello, Identity, LaneKind, Welcome};
+use super::{FirstFrame, Frame, Hello, Identity, LaneKind, Welcome};
 use crate::{PROTOCOL, PeerIdentity, RemotingConfig};
 
 /// The oldest protocol version that this build speaks.
@@ -82,7 +82,7 @@ pub(crate) fn welcome_frame(local: &PeerIdentity, protocol: u32, config: &Remoti
 
 /// Checks a dialler's first frame. The error is the reason to refuse it with.
 pub(crate) fn read_hello(local: &PeerIdentity, frame: Bytes) -> Result<ReadHello, String> {
-    let frame = Frame::decode(frame).map_err(|err| format!("its first frame is malformed: {err}"))?;
+    let frame = FirstFrame::decode(frame).map_err(|err| format!("its first frame is malformed: {err}"))?;
     let hello = frame.hello.ok_or("the first frame holds no hello")?;
     let protocol = hello.protocol.min(PROTOCOL);
     if protocol < OLDEST_PROTOCOL || protocol < hello.oldest_protocol {
@@ -109,7 +109,7 @@ pub(crate) fn read_hello(local: &PeerIdentity, frame: Bytes) -> Result<ReadHello
 
 /// Checks the first frame of the dialled. The error is the reason to give up with.
 pub(crate) fn read_welcome(local: &PeerIdentity, frame: Bytes) -> Result<(PeerIdentity, Grant), String> {
-    let frame = Frame::decode(frame).map_err(|err| format!("its first frame is malformed: {err}"))?;
+    let frame = FirstFrame::decode(frame).map_err(|err| format!("its first frame is malformed: {err}"))?;
     let welcome = frame.welcome.ok_or("its first frame holds no welcome")?;
     if !(OLDEST_PROTOCOL..=PROTOCOL).contains(&welcome.protocol) {
         return Err(format!(
@@ -127,7 +127,7 @@ pub(crate) fn read_welcome(local: &PeerIdentity, frame: Bytes) -> Result<(PeerId
     }
     let size = |value: u64| usize::try_from(value).unwrap_or(usize::MAX).min(1 << 31);
     let window = size(welcome.link_window);
-    let room = RemotingConfig::MAX_ADDRESS + RemotingConfig::MESSAGE_OVERHEAD;
+    let room = RemotingConfig::MESSAGE_ROOM;
     if window <= room {
         return Err(format!("it grants a window of {window} bytes, which holds no message"));
     }
@@ -179,6 +179,15 @@ mod tests {
             crate::RemotingConfig::builder(local("other").system, local("other").dc, NodeId(1)).build().unwrap();
         let why = read_welcome(&local("app"), bytes(welcome_frame(&local("other"), 1, &config))).expect_err("refused");
         assert!(why.contains("other") && why.contains("app"), "{why}");
+    }
+
+    #[test]
+    fn r8_what_is_hidden_in_a_first_frame_is_not_read() {
+        let mut bytes = hello_frame(&local("app"), 9, LaneKind::User).encode_to_vec();
+        bytes.extend([0x2a, 0x00].repeat(1 << 20)); // empty envelopes, some 200 bytes each once they are read
+        let first = FirstFrame::decode(&bytes[..]).expect("legal");
+        assert_eq!(first.encoded_len(), bytes.len() - (2 << 20), "they are passed over");
+        assert_eq!(read_hello(&local("app"), bytes.into()).expect("legal").link, 9);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(crate) use codec::{FrameCodec, OutFrame};
 #[cfg(feature = "fuzzing")]
 pub(crate) use fast::Value;
 pub(crate) use fast::{ChunkRef, CreditRef, EnvelopeRef, Fields, Malformed, ReplyRef, owned};
-pub(crate) use handshake::{Grant, hello_frame, read_hello, read_welcome, welcome_frame};
+pub(crate) use handshake::{Grant, ReadHello, hello_frame, read_hello, read_welcome, welcome_frame};
 pub(crate) use service::{PATH, SERVICE_NAME};
 
 /// One gRPC message. Handled in the order of its fields.
@@ -44,6 +44,16 @@ pub struct Frame {
     pub goodbye: Option<Goodbye>,
     #[prost(bool, tag = "12")]
     pub want_credits: bool,
+}
+
+/// The first frame of a lane, as it is read before anything is known of the peer: what else may stand in it is passed
+/// over, as 4 MiB of empty envelopes would be a hundred times that once they are read.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FirstFrame {
+    #[prost(message, optional, tag = "1")]
+    pub hello: Option<Hello>,
+    #[prost(message, optional, tag = "2")]
+    pub welcome: Option<Welcome>,
 }
 
 /// Which of a link's three streams.

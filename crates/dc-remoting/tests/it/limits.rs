@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    raw::{RawLane, envelopes, tell},
+    raw::{LANE, RawLane, envelopes, hello, tell},
     support::*,
 };
 
@@ -87,14 +87,19 @@ async fn r8_links_of_one_peer_are_bounded_and_it_is_told_so() {
     let mut events = there.remoting.events();
     let first = RawLane::link(there.remoting.local_addr(), 1).await;
     let _second = RawLane::link(there.remoting.local_addr(), 2).await;
-    let dc = DataCenter::new("dc-1").build().expect("legal");
-    let twin = Node::echo(RemotingConfig::builder(system("app"), dc.id().clone(), RAW)).await;
+    let raw = DataCenter::new("raw").build().expect("legal");
+    let twin = RemotingConfig::builder(system("app"), raw.id().clone(), RAW);
+    let twin = Node::echo(twin.advertise("127.0.0.1:9".parse().expect("legal"))).await;
     let err = twin.remoting.peer(there.target()).pair().ask(message("x"), SOON).await.expect_err("a third link");
     assert!(matches!(&err, LinkError::Overloaded { what, .. } if what.contains("links")), "{err:?}");
     assert!(err.certainly_not_run());
     refused(&mut events, "no more links").await;
     let here = Node::echo(config("dc-3")).await;
     body(here.remoting.peer(there.target()).pair().ask(message("x"), SOON).await);
+    // An id is only claimed: who claims it elsewhere takes nothing from its node, nor is it taken for it.
+    let dc = DataCenter::new("dc-1").build().expect("legal");
+    let namesake = Node::echo(RemotingConfig::builder(system("app"), dc.id().clone(), RAW)).await;
+    body(namesake.remoting.peer(there.target()).pair().ask(message("x"), SOON).await);
     // One goes: its place is free again.
     drop(first);
     twin.remoting.peer(there.target()).connected(SOON).await.expect("R8: freed");
@@ -183,8 +188,74 @@ async fn r8_a_handshake_that_reads_nothing_ends_in_time() {
     let pings = [&[0u8, 0, 8, 6, 0, 0, 0, 0, 0][..], &[0; 8]].concat().repeat(1000);
     let flood = async { while stream.write_all(&pings).await.is_ok() {} };
     tokio::time::timeout(SOON, flood).await.expect("R8: cut off");
-    refused(&mut events, "in time").await;
+    refused(&mut events, "too much before its handshake").await;
     until_free(&there).await;
+}
+
+#[tokio::test]
+async fn r8_a_first_frame_is_not_taken_at_any_size() {
+    let there = Node::echo(config("dc-2")).await;
+    let mut events = there.remoting.events();
+    let mut first = hello(1, LaneKind::User).encode_to_vec();
+    first.extend([0x2a, 0x00].repeat(32 << 10)); // empty envelopes
+    let opened = RawLane::open(there.remoting.local_addr(), LANE, first.into());
+    tokio::time::timeout(SOON, opened).await.expect("R8: cut off").err().expect("refused");
+    refused(&mut events, "too much before its handshake").await;
+    until_free(&there).await;
+}
+
+/// What ended links have left behind counts: coming back brings no window that is as good as new.
+#[tokio::test]
+async fn r5_messages_that_wait_outlive_their_link_and_count_against_the_next() {
+    const WINDOW: usize = 1 << 20;
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let there = Node::start(config("dc-2").max_payload(64 << 10).link_window(WINDOW), {
+        let kept = Arc::clone(&kept);
+        move |incoming| kept.lock().push(incoming.accept)
+    })
+    .await;
+    let mut events = there.remoting.events();
+    let at = there.remoting.local_addr();
+    for link in 1..=2 {
+        let [_control, user, _bulk] = RawLane::link(at, link).await;
+        let before = kept.lock().len();
+        for _ in 0..10 {
+            user.send(&envelopes(vec![tell(vec![7; 60 << 10])]));
+        }
+        eventually("all of it to wait", || kept.lock().len() == before + 10).await;
+    }
+    eventually("both links to end", || there.remoting.taken().links == 0).await;
+    assert_eq!(there.remoting.taken().lingering, 2);
+    let first = hello(3, LaneKind::User).encode_to_vec().into();
+    let refusal = RawLane::open(at, LANE, first).await.err().expect("R5: no third window");
+    assert!(refusal.message().contains("still holds"), "{refusal:?}");
+    refused(&mut events, "still holds").await;
+    // Half of it is taken in: what is left is less than a window.
+    kept.lock().drain(..10);
+    let [_control, user, _bulk] = RawLane::link(at, 4).await;
+    user.send(&envelopes(vec![tell("x")]));
+    eventually("R5: room again", || kept.lock().len() == 11).await;
+    kept.lock().clear();
+    eventually("nothing to be left", || there.remoting.taken().lingering == 0).await;
+}
+
+#[tokio::test]
+async fn r8_an_answer_is_bounded_by_who_asks_and_costs_no_link() {
+    let there = Node::start(config("dc-2"), |incoming| {
+        let size = if incoming.message.to == 1 { 1 << 20 } else { 10 };
+        if let Some(reply) = incoming.reply {
+            reply.send(0, vec![7; size].into());
+        }
+    })
+    .await;
+    let here = Node::echo(config("dc-1").max_payload(64 << 10).max_call_body(64 << 10)).await;
+    let pair = here.remoting.peer(there.target()).pair();
+    let ask = |to| pair.ask(dc_remoting::Message { to, ..message("x") }, SOON);
+    let err = ask(1).await.expect_err("R8: larger than this node takes");
+    assert!(matches!(&err, LinkError::TooLarge { size, max, .. } if (*size, *max) == (1 << 20, 64 << 10)), "{err:?}");
+    let up = here.remoting.peer(there.target()).identity();
+    assert_eq!(body(ask(2).await).len(), 10);
+    assert!(up.is_some_and(|up| Some(up) == here.remoting.peer(there.target()).identity()), "over the same link");
 }
 
 #[tokio::test]
